@@ -1,0 +1,185 @@
+"""`AsyncForebay`: the same API for an event loop. `forebay.aopen` makes one.
+
+What waits for a download awaits it; what only touches the disk runs in a worker thread. The steps of a fetch
+are `forebay.errand`'s, as in the sync face.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Generator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from forebay.bay import Forebay, OnProgress, StorageUsage, open, outcome_of, response_or_raise, wishes
+from forebay.errand import Fetched
+from forebay.fetch.fetcher import Ticket
+from forebay.housekeeping import GcReport, VerifyReport
+from forebay.models import AnyStrategy, Request, RequestSpec, Response
+
+_PROGRESS_EVERY_S = 0.1
+
+
+class AsyncForebay:
+    """A `Forebay` for coroutines: each method is that of `Forebay` with the same name, awaited."""
+
+    def __init__(self, bay: Forebay) -> None:
+        self.bay = bay
+        self.folder = bay.folder
+
+    async def close(self) -> None:
+        """See `Forebay.close`."""
+        await asyncio.to_thread(self.bay.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def fetch(
+        self,
+        url: str | RequestSpec,
+        *,
+        sha256: str | None = None,
+        expected_hash: str | None = None,
+        refresh: str | AnyStrategy | None = None,
+        tag: str | None = None,
+        version: str | None = None,
+        offline: bool = False,
+        progress: OnProgress | None = None,
+    ) -> Response:
+        """See `Forebay.fetch`. *progress* is called in the event loop's thread; a cancelled fetch is suspended,
+        to be resumed, unless someone else waits for it."""
+        wish = wishes(sha256, expected_hash, refresh, tag, version, offline)(url)
+        (registered,) = await asyncio.to_thread(self.bay.register, [wish])
+        errand = self.bay.errand(wish)
+        following = await asyncio.to_thread(errand.begin, registered)
+        while not isinstance(following, Fetched):
+            ticket = await asyncio.to_thread(self.bay.submit, following)
+            await self._settled(ticket, errand.url, progress)
+            following = await asyncio.to_thread(errand.settled, outcome_of(ticket))
+        return response_or_raise(self.bay.note(following))
+
+    async def _settled(self, ticket: Ticket, url: str, progress: OnProgress | None) -> None:
+        loop = asyncio.get_running_loop()
+        settled = asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
+                loop.call_soon_threadsafe(settled.set)
+
+        ticket.when_settled(wake)
+        try:
+            while not settled.is_set():
+                patience = None if progress is None else _PROGRESS_EVERY_S
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(settled.wait(), patience)
+                if progress is not None:
+                    progress(url, ticket.progress())
+        finally:
+            self.bay.let_go(ticket)
+
+    async def open(self, what: str | Response, *, tag: str | None = None, version: str | None = None) -> BinaryIO:
+        """See `Forebay.open`."""
+        return await asyncio.to_thread(self.bay.open, await self._resolve(what, tag=tag, version=version))
+
+    async def path(self, what: str | Response, *, tag: str | None = None, version: str | None = None) -> Path:
+        """See `Forebay.path`."""
+        return await asyncio.to_thread(self.bay.path, await self._resolve(what, tag=tag, version=version))
+
+    async def _resolve(self, what: str | Response, *, tag: str | None, version: str | None) -> Response:
+        if isinstance(what, Response):
+            return what
+        return await self.fetch(what, tag=tag, version=version)
+
+    async def requests(self) -> list[Request]:
+        """See `Forebay.requests`."""
+        return await asyncio.to_thread(self.bay.requests)
+
+    async def latest(self, url: str) -> Response | None:
+        """See `Forebay.latest`."""
+        return await asyncio.to_thread(self.bay.latest, url)
+
+    async def versions(self, url: str, *, deleted: bool = False) -> list[Response]:
+        """See `Forebay.versions`."""
+        return await asyncio.to_thread(self.bay.versions, url, deleted=deleted)
+
+    async def find(self, url: str, *, version: str | None = None, tag: str | None = None) -> Response:
+        """See `Forebay.find`."""
+        return await asyncio.to_thread(self.bay.find, url, version=version, tag=tag)
+
+    async def tag(self, url: str, tag: str, *, version: str | None = None, remove: bool = False) -> Response:
+        """See `Forebay.tag`."""
+        return await asyncio.to_thread(self.bay.tag, url, tag, version=version, remove=remove)
+
+    async def pin(
+        self, url: str, *, version: str | None = None, value: bool = True, duration_sec: float | None = None
+    ) -> Response:
+        """See `Forebay.pin`."""
+        return await asyncio.to_thread(self.bay.pin, url, version=version, value=value, duration_sec=duration_sec)
+
+    async def delete(self, url: str, *, version: str | None = None) -> list[Response]:
+        """See `Forebay.delete`."""
+        return await asyncio.to_thread(self.bay.delete, url, version=version)
+
+    async def undelete(self, url: str, *, version: str | None = None) -> list[Response]:
+        """See `Forebay.undelete`."""
+        return await asyncio.to_thread(self.bay.undelete, url, version=version)
+
+    async def configure(
+        self,
+        url: str,
+        *,
+        refresh: str | AnyStrategy | None = None,
+        max_cached_unpinned_versions: int | None = None,
+        max_cached_pinned_versions: int | None = None,
+    ) -> Request:
+        """See `Forebay.configure`."""
+        return await asyncio.to_thread(
+            self.bay.configure,
+            url,
+            refresh=refresh,
+            max_cached_unpinned_versions=max_cached_unpinned_versions,
+            max_cached_pinned_versions=max_cached_pinned_versions,
+        )
+
+    async def verify(self, *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """See `Forebay.verify`; *progress* is called in a worker thread."""
+        return await asyncio.to_thread(self.bay.verify, progress=progress)
+
+    async def gc(self, *, dry_run: bool = False) -> GcReport:
+        """See `Forebay.gc`."""
+        return await asyncio.to_thread(self.bay.gc, dry_run=dry_run)
+
+    async def usage(self) -> StorageUsage:
+        """See `Forebay.usage`."""
+        return await asyncio.to_thread(self.bay.usage)
+
+
+class aopen:  # noqa: N801 - used as a function: `await forebay.aopen(…)` or `async with forebay.aopen(…)`
+    """The `AsyncForebay` on *folder*; arguments as those of `forebay.open`."""
+
+    def __init__(self, folder: str | Path | None = None, **settings: Any) -> None:
+        self._folder, self._settings = folder, settings
+        self._bay: AsyncForebay | None = None
+
+    async def _make(self) -> AsyncForebay:
+        return AsyncForebay(await asyncio.to_thread(open, self._folder, **self._settings))
+
+    def __await__(self) -> Generator[Any, None, AsyncForebay]:
+        return self._make().__await__()
+
+    async def __aenter__(self) -> AsyncForebay:
+        self._bay = await self._make()
+        return self._bay
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bay is not None:
+            await self._bay.close()

@@ -1,0 +1,635 @@
+"""`Forebay`: the composition root and the embedded API. `forebay.open` and `forebay.aopen` make one.
+
+Nothing runs until something is asked for: a fresh copy opens no connection, the first fetch starts the
+threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import mimetypes
+import queue
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from pydantic import ValidationError
+
+from forebay.catalog.catalog import Catalog, Registered, Usage
+from forebay.catalog.database import Database
+from forebay.catalog.frontier import Frontier
+from forebay.clock import unix_now
+from forebay.content.durable import storage_errors
+from forebay.content.files import FileContentStore
+from forebay.content.partial import Partials
+from forebay.core.strategies import Facts
+from forebay.core.urls import normalise_url, show_url
+from forebay.errand import Errand, Fetched, Wish, make_job
+from forebay.errors import (
+    ContentRotten,
+    ForebayError,
+    InvalidValue,
+    StateError,
+    UnknownRequest,
+    UnknownVersion,
+)
+from forebay.fetch.fetcher import Fetcher, Settled, Ticket
+from forebay.fetch.gate import Gate
+from forebay.fetch.owner import Owner
+from forebay.fetch.transfer import Job, Progress
+from forebay.fetch.transport import Transport, TransportSettings, system_ca_file
+from forebay.housekeeping import GcReport, Housekeeping, Touches, VerifyReport
+from forebay.models import (
+    HASH_NAMES,
+    AnyStrategy,
+    ReCachingStrategy,
+    Request,
+    RequestCacheConfiguration,
+    RequestSpec,
+    Response,
+    check_tag,
+    invalid_from,
+)
+from forebay.settings import Settings
+
+log = logging.getLogger("forebay")
+
+OnProgress = Callable[[str, Progress], None]
+_PROGRESS_EVERY_S = 0.1
+# Errands under way at once in one call: enough to keep every connection busy, few enough for any memory.
+_WINDOW = 256
+_DIGEST_SIZES = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
+
+
+@dataclass(frozen=True, slots=True)
+class StorageUsage:
+    """What a folder holds, in counts and bytes; see `forebay.catalog.Usage` for the first ones."""
+
+    requests: int
+    versions: int
+    pinned_versions: int
+    deleted_versions: int
+    contents: int
+    content_bytes: int
+    logical_bytes: int
+    partial_bytes: int
+    catalog_bytes: int
+    quota_bytes: int | None
+    free_bytes: int
+
+
+class Forebay:
+    """A folder of versions, and the downloads that fill it. Usable from any thread; close it when done."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = settings.data.expanduser().absolute()
+        with storage_errors(f"the folder {self.folder}", self.folder):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._store = FileContentStore(self.folder / "content")
+            self._partials = Partials(self.folder / "partial")
+        self._database = Database(self.folder / "catalog.sqlite")
+        with storage_errors(f"the folder {self.folder}", self.folder):
+            self._owner = Owner(self.folder / "owners")
+        self._catalog = Catalog(self._database)
+        self._frontier = Frontier(self._database)
+        self._touches = Touches(self._catalog)
+        self._limits = settings.limits()
+        self._gate = Gate(settings.allow_networks, allow_private=settings.allow_private)
+        self._clock = unix_now
+        self._house = Housekeeping(
+            catalog=self._catalog,
+            frontier=self._frontier,
+            store=self._store,
+            partials=self._partials,
+            owner=self._owner,
+            clock=self._clock,
+            quota_bytes=settings.quota_bytes,
+            sweep_grace_s=settings.sweep_grace_s,
+            partial_keep_s=settings.partial_keep_s,
+            tell=log.warning,
+        )
+        self._fetcher = Fetcher(
+            frontier=self._frontier,
+            store=self._store,
+            partials=self._partials,
+            owner=self._owner,
+            make_transport=self._make_transport,
+            max_downloads=settings.max_downloads,
+            max_per_host=settings.max_downloads_per_host,
+            clock=self._clock,
+            extension_for=_extension_for,
+            after_finish=self._house.after,
+        )
+        self._closed = False
+
+    def _make_transport(self) -> Transport:
+        settings = self.settings
+        proxy = None if settings.proxy == "environment" else settings.proxy
+        return Transport(
+            self._gate,
+            TransportSettings(
+                user_agent=settings.user_agent,
+                connect_timeout_s=settings.connect_timeout_s,
+                stall_bytes_per_s=settings.stall_bytes_per_s,
+                stall_window_s=settings.stall_window_s,
+                proxy=proxy,
+                ca_file=system_ca_file(),
+            ),
+        )
+
+    def close(self) -> None:
+        """Suspend the downloads that run (they can be resumed), write what has gathered, close everything."""
+        if self._closed:
+            return
+        self._closed = True
+        self._fetcher.close()
+        try:
+            self._touches.write()
+        except ForebayError as error:
+            log.warning("times of use were not written: %s", error)
+        self._owner.close()
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- fetching --------------------------------------------------------------------------------------
+
+    def fetch(
+        self,
+        url: str | RequestSpec,
+        *,
+        sha256: str | None = None,
+        expected_hash: str | None = None,
+        refresh: str | AnyStrategy | None = None,
+        tag: str | None = None,
+        version: str | None = None,
+        offline: bool = False,
+        progress: OnProgress | None = None,
+    ) -> Response:
+        """The version of *url* to use now: stored and fresh, or fetched; `ready` and verified on return.
+
+        *sha256* (hex) or *expected_hash* (``"md5:…"``): the bytes must have it, else `HashMismatch`. *refresh*:
+        how fresh it must be, as a strategy or a text such as ``"6h"``, ``"always"``, ``"never"``; for this call
+        only, but a URL asked for the first time is registered with it. *tag*, *version*: a stored version of
+        that name; nothing is fetched. *offline*: nothing is fetched either. *progress* is called about ten
+        times a second in the caller's thread.
+
+        When the origin fails and a version is stored, that one is returned and the failure is logged as a
+        warning; `fetch_many` gives it as a value. Raises `OriginError` when there is none, `RequestError` for
+        what cannot be asked.
+        """
+        for fetched in self.fetch_many(
+            [url],
+            sha256=sha256,
+            expected_hash=expected_hash,
+            refresh=refresh,
+            tag=tag,
+            version=version,
+            offline=offline,
+            progress=progress,
+        ):
+            return response_or_raise(fetched)
+        raise AssertionError("one URL gives one answer")
+
+    def fetch_many(
+        self,
+        urls: Iterable[str | RequestSpec],
+        *,
+        sha256: str | None = None,
+        expected_hash: str | None = None,
+        refresh: str | AnyStrategy | None = None,
+        tag: str | None = None,
+        version: str | None = None,
+        offline: bool = False,
+        progress: OnProgress | None = None,
+    ) -> Iterator[Fetched]:
+        """`fetch` for many URLs at once; each answer comes when it is there, failures as values.
+
+        The limits of downloads at once and for each host hold. A caller that stops early suspends what it had
+        begun."""
+        make = wishes(sha256, expected_hash, refresh, tag, version, offline)
+        # Checked now, not at the first answer.
+        return self._drive(iter(urls), make, progress)
+
+    def _drive(
+        self,
+        urls: Iterator[str | RequestSpec],
+        make: Callable[[str | RequestSpec], Wish],
+        progress: OnProgress | None,
+    ) -> Iterator[Fetched]:
+        done: queue.SimpleQueue[tuple[Errand, Ticket]] = queue.SimpleQueue()
+        running: dict[Errand, Ticket] = {}
+
+        def run(jobs: list[tuple[Errand, Job]]) -> None:
+            for (errand, _), ticket in zip(jobs, self._fetcher.submit([job for _, job in jobs]), strict=True):
+                running[errand] = ticket
+                ticket.when_settled(partial(done.put, (errand, ticket)))
+
+        try:
+            while True:
+                fetched, jobs = self._begin(list(islice(urls, _WINDOW - len(running))), make)
+                run(jobs)
+                yield from fetched
+                if not running and not fetched:
+                    return
+                for errand, ticket in self._settled(done, running, progress):
+                    following = errand.settled(outcome_of(ticket))
+                    if isinstance(following, Job):
+                        run([(errand, following)])
+                    else:
+                        yield self.note(following)
+        finally:
+            for ticket in running.values():
+                self._fetcher.let_go(ticket)
+
+    def _begin(
+        self, urls: Sequence[str | RequestSpec], make: Callable[[str | RequestSpec], Wish]
+    ) -> tuple[list[Fetched], list[tuple[Errand, Job]]]:
+        """Look at what is stored for *urls*: answers, and what must be fetched."""
+        fetched: list[Fetched] = []
+        jobs: list[tuple[Errand, Job]] = []
+        wishes: list[Wish] = []
+        for url in urls:
+            try:
+                wishes.append(make(url))
+            except ForebayError as error:
+                shown = show_url(url if isinstance(url, str) else url.url)
+                fetched.append(Fetched(shown, None, "failed", error))
+        for wish, registered in zip(wishes, self.register(wishes), strict=True):
+            errand = self.errand(wish)
+            following = errand.begin(registered)
+            if isinstance(following, Job):
+                jobs.append((errand, following))
+            else:
+                fetched.append(self.note(following))
+        return fetched, jobs
+
+    # The steps of a fetch, for whoever drives errands: `fetch_many` here, `AsyncForebay` beside.
+
+    def register(self, wishes: Sequence[Wish]) -> Sequence[Registered | None]:
+        """The Requests of *wishes*, which are alike but for their URLs; registered unless that is not wanted."""
+        if not wishes:
+            return []
+        now = self._clock()
+        first = wishes[0]
+        if first.offline or first.version is not None or first.tag is not None:
+            return [self._catalog.find(wish.spec.signature(), now=now) for wish in wishes]
+        return self._catalog.find_or_create([wish.spec for wish in wishes], now=now)
+
+    def errand(self, wish: Wish) -> Errand:
+        """What gets *wish* done."""
+        return Errand(wish, catalog=self._catalog, store=self._store, limits=self._limits, clock=self._clock)
+
+    def _settled(
+        self,
+        done: queue.SimpleQueue[tuple[Errand, Ticket]],
+        running: dict[Errand, Ticket],
+        progress: OnProgress | None,
+    ) -> Iterator[tuple[Errand, Ticket]]:
+        """Wait for at least one of *running*, then take all that are there."""
+        while running:
+            try:
+                errand, ticket = done.get(timeout=None if progress is None else _PROGRESS_EVERY_S)
+            except queue.Empty:
+                _report(running, progress)
+                continue
+            if progress is not None:
+                progress(errand.url, ticket.progress())
+            del running[errand]
+            yield errand, ticket
+            if done.empty():
+                return
+
+    def submit(self, job: Job) -> Ticket:
+        """Have *job* run."""
+        return self._fetcher.submit([job])[0]
+
+    def let_go(self, ticket: Ticket) -> None:
+        """The caller waits for *ticket* no longer."""
+        self._fetcher.let_go(ticket)
+
+    def note(self, fetched: Fetched) -> Fetched:
+        """*fetched*, its time of use noted."""
+        if fetched.response is not None:
+            self._touches.note([fetched.response], now=self._clock())
+        return fetched
+
+    # --- content ---------------------------------------------------------------------------------------
+
+    def open(self, what: str | Response, *, tag: str | None = None, version: str | None = None) -> BinaryIO:
+        """The content as a seekable binary file: of a version, or of a URL, which is fetched when needed. It
+        stays readable whatever is evicted meanwhile."""
+        for last in (False, True):
+            response = self._resolve(what, tag=tag, version=version)
+            attributes = response.content_attributes
+            if attributes.sha256 is None or attributes.content_size_bytes is None:
+                raise StateError(f"version {response.version} has no content: it is {response.status}")
+            try:
+                return self._store.open(attributes.sha256, size_bytes=attributes.content_size_bytes)
+            except ContentRotten as error:
+                self._catalog.mark_rotten(attributes.sha256, found=str(error), now=self._clock())
+                if last or isinstance(what, Response):
+                    raise
+        raise AssertionError("the second round returns or raises")
+
+    def path(self, what: str | Response, *, tag: str | None = None, version: str | None = None) -> Path:
+        """Where the content is, read only. An evicted version's file goes with the sweep, an hour later by
+        default: pin what must stay."""
+        response = self._resolve(what, tag=tag, version=version)
+        self.open(response).close()
+        assert response.content_attributes.sha256 is not None
+        return self._store.path(response.content_attributes.sha256)
+
+    def _resolve(self, what: str | Response, *, tag: str | None, version: str | None) -> Response:
+        if isinstance(what, Response):
+            return what
+        return self.fetch(what, tag=tag, version=version)
+
+    # --- versions --------------------------------------------------------------------------------------
+
+    def requests(self) -> list[Request]:
+        """All that is registered, the oldest first."""
+        return self._catalog.list_requests()
+
+    def latest(self, url: str) -> Response | None:
+        """The newest ready version of *url*, or None."""
+        return self._catalog.latest_ready(self._request_of(url).id, now=self._clock())
+
+    def versions(self, url: str, *, deleted: bool = False) -> list[Response]:
+        """All versions of *url*, the newest first, whatever their status; with *deleted*, those that
+        `undelete` can have back."""
+        found = self._catalog.versions(self._request_of(url).id, deleted=deleted, now=self._clock())
+        return [self._with_progress(response) for response in found]
+
+    def find(self, url: str, *, version: str | None = None, tag: str | None = None) -> Response:
+        """The version of that name, the newest with that tag, or the newest ready one. `UnknownVersion`."""
+        found = self._catalog.find_version(self._request_of(url).id, version=version, tag=tag, now=self._clock())
+        if version is None and tag is None:
+            found = self.latest(url)
+        if found is None:
+            wanted = (
+                f"version {version}" if version else f"version tagged {tag}" if tag else "version that is ready"
+            )
+            raise UnknownVersion(show_url(url), wanted=wanted)
+        return found
+
+    def tag(self, url: str, tag: str, *, version: str | None = None, remove: bool = False) -> Response:
+        """Name a version (the newest ready one by default), or take the name away. Several versions may have
+        one tag; the newest of them is meant by it."""
+        response = self.find(url, version=version)
+        self._catalog.tag(response.id, check_tag(tag), remove=remove)
+        return self._reread(response)
+
+    def pin(
+        self, url: str, *, version: str | None = None, value: bool = True, duration_sec: float | None = None
+    ) -> Response:
+        """Hold a version against eviction, for ever or for *duration_sec*; with ``value=False`` let it go."""
+        if duration_sec is not None and not duration_sec > 0:
+            raise InvalidValue("duration_sec", expected="a positive number of seconds", got=duration_sec)
+        response = self.find(url, version=version)
+        until = None if duration_sec is None else self._clock() + duration_sec
+        self._catalog.pin(response.id, value=value, until=until)
+        if not value:
+            self._house.retain(response.request_id)
+        return self._reread(response)
+
+    def delete(self, url: str, *, version: str | None = None) -> list[Response]:
+        """Remove a version, or all of *url*, which is then fetched no more by itself. `undelete` has them
+        back for a day."""
+        request = self._request_of(url)
+        every = self._catalog.versions(request.id, now=self._clock())
+        chosen = [r for r in every if r.status not in ("wait", "in_progress") and version in (None, r.version)]
+        if version is not None and not chosen:
+            raise UnknownVersion(show_url(url), wanted=f"version {version}")
+        self._catalog.delete_versions([response.id for response in chosen], now=self._clock())
+        if version is None:
+            self._catalog.schedule(request.id, None)
+        return chosen
+
+    def undelete(self, url: str, *, version: str | None = None) -> list[Response]:
+        """Undo `delete`."""
+        request = self._request_of(url)
+        gone = self._catalog.versions(request.id, deleted=True, now=self._clock())
+        chosen = [response for response in gone if version in (None, response.version)]
+        if not chosen:
+            raise UnknownVersion(show_url(url), wanted="removed version that can be had back")
+        self._catalog.restore_versions([response.id for response in chosen])
+        self._reschedule(request.id, request.cache_configuration)
+        return [self._reread(response) for response in chosen]
+
+    def configure(
+        self,
+        url: str,
+        *,
+        refresh: str | AnyStrategy | None = None,
+        max_cached_unpinned_versions: int | None = None,
+        max_cached_pinned_versions: int | None = None,
+    ) -> Request:
+        """Change when *url* is fetched again and how many versions are kept, from now on."""
+        request = self._request_of(url)
+        values: dict[str, Any] = dict(request.cache_configuration)
+        if refresh is not None:
+            values["recaching_strategy"] = _strategy(refresh)
+        if max_cached_unpinned_versions is not None:
+            values["max_cached_unpinned_versions"] = max_cached_unpinned_versions
+        if max_cached_pinned_versions is not None:
+            values["max_cached_pinned_versions"] = max_cached_pinned_versions
+        try:
+            configuration = RequestCacheConfiguration(**values)
+        except ValidationError as error:
+            raise invalid_from(error, "cache_configuration") from error
+        self._reschedule(request.id, configuration)
+        self._house.retain(request.id)
+        return self._catalog.request(request.id, now=self._clock()).request
+
+    def _reschedule(self, request_id: str, configuration: RequestCacheConfiguration) -> None:
+        facts: Facts = self._catalog.request(request_id, now=self._clock()).facts
+        due = configuration.recaching_strategy.next_due(facts)
+        self._catalog.configure(request_id, configuration, next_due_at=due)
+
+    def _request_of(self, url: str) -> Request:
+        """The one Request of *url*, which may also be a Request's id."""
+        if re.fullmatch(r"[0-9a-f]{32}", url):
+            return self._catalog.request(url, now=self._clock()).request
+        found = self._catalog.requests_of_url(normalise_url(url))
+        if not found:
+            raise UnknownRequest(show_url(url))
+        plain = [request for request in found if request.http_method == "get" and request.group_name == "default"]
+        plain = [request for request in plain if not request.http_header_fields and not request.http_query_params]
+        chosen = plain or found
+        if len(chosen) > 1:
+            ids = ", ".join(request.id for request in chosen)
+            raise InvalidValue(
+                "url", expected=f"a Request's id, for several have this URL ({ids})", got=show_url(url)
+            )
+        return chosen[0]
+
+    def _reread(self, response: Response) -> Response:
+        found = self._catalog.response(response.id, now=self._clock())
+        return response if found is None else found
+
+    def _with_progress(self, response: Response) -> Response:
+        """A version under way, with how far it is by its watermark."""
+        if response.status == "in_progress":
+            mark = self._partials.mark(response.request_id)
+            if mark is not None:
+                response.download_stats.downloaded_bytes = mark.length
+        return response
+
+    # --- the whole folder ------------------------------------------------------------------------------
+
+    def verify(self, *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """Read every stored byte; what is damaged is never served again, and fetched anew when it is asked
+        for. *progress* gets (bytes read, bytes in all)."""
+        return self._house.verify(progress=progress)
+
+    def gc(self, *, dry_run: bool = False) -> GcReport:
+        """Drop what retention, the quota, a day's undo and the sweep say; with *dry_run*, only tell."""
+        return self._house.gc(dry_run=dry_run)
+
+    def usage(self) -> StorageUsage:
+        """What the folder holds."""
+        used: Usage = self._catalog.usage()
+        files = [self.folder / name for name in ("catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm")]
+        return StorageUsage(
+            requests=used.requests,
+            versions=used.versions,
+            pinned_versions=used.pinned_versions,
+            deleted_versions=used.deleted_versions,
+            contents=used.contents,
+            content_bytes=used.content_bytes,
+            logical_bytes=used.logical_bytes,
+            partial_bytes=sum(size for _, _, size in self._partials.leftovers()),
+            catalog_bytes=sum(file.stat().st_size for file in files if file.exists()),
+            quota_bytes=self.settings.quota_bytes,
+            free_bytes=shutil.disk_usage(self.folder).free,
+        )
+
+    # --- due work (what a server's scheduler drives) ----------------------------------------------------
+
+    def refresh_due(self, *, limit: int = 100) -> int:
+        """Fetch what is due by its strategy, the longest due first, *limit* at most; returns how many."""
+        ids = self._frontier.due(now=self._clock(), limit=limit)
+        jobs: list[Job] = []
+        for request_id in ids:
+            registered = self._catalog.request(request_id, now=self._clock())
+            strategy = registered.request.cache_configuration.recaching_strategy
+            probe = registered.latest is not None and strategy.may_probe(registered.facts)
+            jobs.append(make_job(registered, limits=self._limits, validate=True, probe=probe))
+        for ticket in self._fetcher.submit(jobs):
+            try:
+                ticket.wait()
+            except ForebayError as error:
+                log.warning("%s: %s", show_url(ticket.job.ask.url), error)
+        return len(ids)
+
+
+def open(folder: str | Path | None = None, **settings: Any) -> Forebay:
+    """A `Forebay` on *folder* (made when it is not there; the settings' default without one). *settings* are
+    the fields of `forebay.settings.Settings`; what is not given comes from the environment."""
+    if folder is not None:
+        settings["data"] = Path(folder)
+    try:
+        return Forebay(Settings(**settings))
+    except ValidationError as error:
+        raise invalid_from(error, "settings") from error
+
+
+def wishes(
+    sha256: str | None,
+    expected_hash: str | None,
+    refresh: str | AnyStrategy | None,
+    tag: str | None,
+    version: str | None,
+    offline: bool,
+) -> Callable[[str | RequestSpec], Wish]:
+    """A maker of wishes that differ in their URL only; what they share is checked here, once."""
+    expected = _expected(sha256, expected_hash)
+    strategy = None if refresh is None else _strategy(refresh)
+    if tag is not None:
+        check_tag(tag)
+    if tag is not None and version is not None:
+        raise InvalidValue("tag", expected="a tag or a version, not both", got=tag)
+
+    def make(url: str | RequestSpec) -> Wish:
+        spec = url if isinstance(url, RequestSpec) else _spec(url, strategy)
+        return Wish(spec, refresh=strategy, expected=expected, tag=tag, version=version, offline=offline)
+
+    return make
+
+
+def _spec(url: str, strategy: AnyStrategy | None) -> RequestSpec:
+    try:
+        if strategy is None:
+            return RequestSpec(url=url)
+        return RequestSpec(url=url, cache_configuration=RequestCacheConfiguration(recaching_strategy=strategy))
+    except ValidationError as error:
+        raise invalid_from(error) from error
+
+
+def _strategy(refresh: str | AnyStrategy) -> AnyStrategy:
+    return ReCachingStrategy.parse(refresh) if isinstance(refresh, str) else refresh
+
+
+def _expected(sha256: str | None, expected_hash: str | None) -> tuple[str, str] | None:
+    if sha256 is None and expected_hash is None:
+        return None
+    if sha256 is not None and expected_hash is not None:
+        raise InvalidValue("expected_hash", expected="it or sha256, not both", got=expected_hash)
+    name, _, digest = ("sha256", "", sha256) if sha256 is not None else (expected_hash or "").partition(":")
+    field = "sha256" if sha256 is not None else "expected_hash"
+    name, digest = (
+        name.lower().replace("-", "") if name.lower() not in HASH_NAMES else name.lower(),
+        digest.strip().lower(),
+    )
+    if name not in HASH_NAMES:
+        raise InvalidValue(
+            field, expected="ALGORITHM:HEX with one of " + ", ".join(sorted(HASH_NAMES)), got=expected_hash
+        )
+    size = _DIGEST_SIZES.get(name)
+    if not re.fullmatch(r"[0-9a-f]+", digest) or (size is not None and len(digest) != size):
+        raise InvalidValue(field, expected=f"{size or 'some'} hex digits of {name}", got=digest)
+    return name, digest
+
+
+def outcome_of(ticket: Ticket) -> Settled | ForebayError:
+    """How a ticket's job ended; waits for it."""
+    try:
+        settled = ticket.wait()
+    except ForebayError as error:
+        return error
+    assert settled is not None
+    return settled
+
+
+def _report(running: dict[Errand, Ticket], progress: OnProgress | None) -> None:
+    if progress is not None:
+        for errand, ticket in running.items():
+            progress(errand.url, ticket.progress())
+
+
+def response_or_raise(fetched: Fetched) -> Response:
+    """The version that *fetched* has, with a logged warning if it is stale; else its error is raised."""
+    if fetched.response is None:
+        assert fetched.error is not None
+        raise fetched.error
+    if fetched.how == "stale":
+        log.warning("%s: using version %s: %s", fetched.url, fetched.response.version, fetched.error)
+    return fetched.response
+
+
+def _extension_for(media_type: str) -> str | None:
+    return mimetypes.guess_extension(media_type.partition(";")[0].strip())

@@ -1,0 +1,452 @@
+"""Every question to the catalog and every change of it: one method each; each change one transaction.
+
+What a due Request is, who may fetch it and how many transfers a host gets is `forebay.catalog.frontier`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from forebay.catalog.database import Database
+from forebay.catalog.rows import (
+    micros,
+    request_of,
+    response_of,
+    seconds,
+    spec_values,
+)
+from forebay.catalog.schema import contents, requests, responses, tags
+from forebay.core.retention import Held
+from forebay.core.reuse import StoredVersion, Validators
+from forebay.core.strategies import Facts
+from forebay.core.urls import origin_of
+from forebay.errors import UnknownRequest
+from forebay.models import Request, RequestCacheConfiguration, RequestSpec, Response
+
+UNDO_SECONDS = 86_400.0  # what is deleted can be had back for a day
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A Request with what deciding needs: its facts and its latest ready version."""
+
+    request: Request
+    created: bool
+    host: str
+    facts: Facts
+    latest: StoredVersion | None
+    latest_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRow:
+    """One stored content, as `verify` and the sweep see it."""
+
+    sha256: str
+    size_bytes: int
+    rotten: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a folder holds. ``content_bytes`` counts equal content once; ``logical_bytes`` once a version."""
+
+    requests: int
+    versions: int
+    pinned_versions: int
+    deleted_versions: int
+    contents: int
+    content_bytes: int
+    logical_bytes: int
+
+
+_live = responses.c.deleted_at.is_(None)
+
+_SELECT_REGISTERED = select(requests)
+_BY_SIGNATURE = _SELECT_REGISTERED.where(requests.c.signature == bindparam("signature"))
+_BY_ID = _SELECT_REGISTERED.where(requests.c.id == bindparam("id"))
+_LATEST_READY = (
+    select(responses)
+    .where(responses.c.request_id == bindparam("request_id"), responses.c.status == "ready", _live)
+    .order_by(responses.c.version.desc())
+    .limit(1)
+)
+_RESPONSE_WITH_URL = select(responses, requests.c.url).join(requests, requests.c.id == responses.c.request_id)
+_RESPONSE_BY_ID = _RESPONSE_WITH_URL.where(responses.c.id == bindparam("id"))
+_NEIGHBOURS = select(
+    select(func.max(responses.c.version))
+    .where(
+        responses.c.request_id == bindparam("request_id"),
+        responses.c.version < bindparam("version"),
+        responses.c.status == "ready",
+        _live,
+    )
+    .scalar_subquery(),
+    select(func.min(responses.c.version))
+    .where(
+        responses.c.request_id == bindparam("request_id"),
+        responses.c.version > bindparam("version"),
+        responses.c.status == "ready",
+        _live,
+    )
+    .scalar_subquery(),
+)
+_TAGS_OF = select(tags.c.tag).where(tags.c.response_id == bindparam("response_id"))
+_INSERT_REQUEST = insert(requests).on_conflict_do_nothing(index_elements=["signature"])
+
+
+class Catalog:
+    """What is registered and what is stored. Times are Unix seconds."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # --- Requests -------------------------------------------------------------------------------------
+
+    def find(self, signature: str, *, now: float) -> Registered | None:
+        """The Request of *signature*; one indexed look-up, nothing is written."""
+        with self.database.read() as db:
+            row = db.execute(_BY_SIGNATURE, {"signature": signature}).first()
+            return None if row is None else _registered(db, row, now=now, created=False)
+
+    def find_or_create(self, specs: Sequence[RequestSpec], *, now: float) -> list[Registered]:
+        """The Request of each of *specs*, registered where it is new; safe against two at once: both get
+        the same one, and one of them is told that it created it."""
+        signatures = [spec.signature() for spec in specs]
+        found = {}
+        for signature in signatures:
+            known = self.find(signature, now=now)
+            if known is not None:
+                found[signature] = known
+        missing = {sig: spec for sig, spec in zip(signatures, specs, strict=True) if sig not in found}
+        if missing:
+            found |= self._create(missing, now=now)
+        return [found[signature] for signature in signatures]
+
+    def _create(self, specs: Mapping[str, RequestSpec], *, now: float) -> dict[str, Registered]:
+        now_us = micros(now)
+        rows = [
+            spec_values(spec)
+            | {
+                "id": uuid.uuid4().hex,
+                "signature": signature,
+                "host": origin_of(spec.url),
+                "first_requested_at": now_us,
+                "latest_requested_at": now_us,
+                "next_due_at": now_us,
+            }
+            for signature, spec in specs.items()
+        ]
+        ids = {row["id"] for row in rows}
+        with self.database.write(durable=False) as db:
+            db.execute(_INSERT_REQUEST, rows)
+            out = {}
+            for signature in specs:
+                row = db.execute(_BY_SIGNATURE, {"signature": signature}).one()
+                out[signature] = _registered(db, row, now=now, created=row.id in ids)
+            return out
+
+    def request(self, request_id: str, *, now: float) -> Registered:
+        """The Request of *request_id*, or `UnknownRequest`."""
+        with self.database.read() as db:
+            row = db.execute(_BY_ID, {"id": request_id}).first()
+            if row is None:
+                raise UnknownRequest(f"request {request_id}")
+            return _registered(db, row, now=now, created=False)
+
+    def requests_of_url(self, url: str) -> list[Request]:
+        """Every Request of *url*, the oldest first: their methods, fields, bodies or groups differ."""
+        query = select(requests).where(requests.c.url == url).order_by(requests.c.first_requested_at)
+        with self.database.read() as db:
+            return [request_of(row) for row in db.execute(query)]
+
+    def list_requests(self, *, group: str | None = None, skip: int = 0, limit: int | None = None) -> list[Request]:
+        """Requests, the oldest first."""
+        query = select(requests).order_by(requests.c.first_requested_at, requests.c.id).offset(skip).limit(limit)
+        if group is not None:
+            query = query.where(requests.c.group_name == group)
+        with self.database.read() as db:
+            return [request_of(row) for row in db.execute(query)]
+
+    def configure(
+        self, request_id: str, configuration: RequestCacheConfiguration, *, next_due_at: float | None
+    ) -> None:
+        """Replace the cache configuration of a Request, with the due time that follows from it."""
+        values = {
+            "cache_configuration": configuration.model_dump_json(),
+            "next_due_at": None if next_due_at is None else micros(next_due_at),
+        }
+        with self.database.write(durable=True) as db:
+            db.execute(update(requests).where(requests.c.id == request_id).values(values))
+
+    # --- versions -------------------------------------------------------------------------------------
+
+    def response(self, response_id: str, *, now: float) -> Response | None:
+        """The version with that id, deleted or not."""
+        with self.database.read() as db:
+            row = db.execute(_RESPONSE_BY_ID, {"id": response_id}).first()
+            return None if row is None else _response(db, row, now=now)
+
+    def latest_ready(self, request_id: str, *, now: float) -> Response | None:
+        """The newest ready version."""
+        return self._one(
+            _RESPONSE_WITH_URL.where(
+                responses.c.request_id == request_id, responses.c.status == "ready", _live
+            ).order_by(responses.c.version.desc()),
+            now=now,
+        )
+
+    def find_version(
+        self, request_id: str, *, version: str | None = None, tag: str | None = None, now: float
+    ) -> Response | None:
+        """The version of that name, or the newest with that tag; ready ones and duplicates only."""
+        query = _RESPONSE_WITH_URL.where(
+            responses.c.request_id == request_id, responses.c.status.in_(("ready", "duplicate")), _live
+        ).order_by(responses.c.version.desc())
+        if version is not None:
+            query = query.where(responses.c.version == version)
+        if tag is not None:
+            query = query.where(exists().where(tags.c.response_id == responses.c.id, tags.c.tag == tag))
+        return self._one(query, now=now)
+
+    def versions(self, request_id: str, *, deleted: bool = False, now: float) -> list[Response]:
+        """All versions of a Request, the newest first; with *deleted*, the deleted ones instead."""
+        condition = responses.c.deleted_at.is_not(None) if deleted else _live
+        query = _RESPONSE_WITH_URL.where(responses.c.request_id == request_id, condition).order_by(
+            responses.c.version.desc()
+        )
+        with self.database.read() as db:
+            return [_response(db, row, now=now) for row in db.execute(query).all()]
+
+    def _one(self, query: Any, *, now: float) -> Response | None:
+        with self.database.read() as db:
+            row = db.execute(query.limit(1)).first()
+            return None if row is None else _response(db, row, now=now)
+
+    def tag(self, response_id: str, tag: str, *, remove: bool = False) -> None:
+        """Name a version, or take the name away; doing it twice is doing it once. Durable on return."""
+        with self.database.write(durable=True) as db:
+            if remove:
+                db.execute(delete(tags).where(tags.c.response_id == response_id, tags.c.tag == tag))
+            else:
+                db.execute(insert(tags).on_conflict_do_nothing(), {"response_id": response_id, "tag": tag})
+
+    def pin(self, response_id: str, *, value: bool, until: float | None) -> None:
+        """Hold a version against eviction, for ever or *until* a time; or let it go. Durable on return."""
+        values = {"pinned": value, "pinned_until": None if until is None or not value else micros(until)}
+        with self.database.write(durable=True) as db:
+            db.execute(update(responses).where(responses.c.id == response_id).values(values))
+
+    def delete_versions(self, response_ids: Sequence[str], *, now: float) -> None:
+        """Hide versions; `restore_versions` has them back within `UNDO_SECONDS`. Durable on return."""
+        self._set_deleted(response_ids, micros(now))
+
+    def restore_versions(self, response_ids: Sequence[str]) -> None:
+        """Undo `delete_versions`."""
+        self._set_deleted(response_ids, None)
+
+    def _set_deleted(self, response_ids: Sequence[str], value: int | None) -> None:
+        statement = update(responses).where(responses.c.id == bindparam("key")).values(deleted_at=value)
+        with self.database.write(durable=True) as db:
+            if response_ids:
+                db.execute(statement, [{"key": key} for key in response_ids])
+
+    def schedule(self, request_id: str, due_at: float | None) -> None:
+        """Set when a Request is due; None: not before it is asked for again."""
+        value = None if due_at is None else micros(due_at)
+        with self.database.write(durable=False) as db:
+            db.execute(update(requests).where(requests.c.id == request_id).values(next_due_at=value))
+
+    def touch(self, *, used: Mapping[str, float], requested: Mapping[str, float]) -> None:
+        """Write times of use, gathered: of versions and of Requests. Older times never overwrite newer."""
+        version_update = (
+            update(responses)
+            .where(
+                responses.c.id == bindparam("key"),
+                or_(responses.c.last_used_at.is_(None), responses.c.last_used_at < bindparam("at")),
+            )
+            .values(last_used_at=bindparam("at"))
+        )
+        request_update = (
+            update(requests)
+            .where(requests.c.id == bindparam("key"), requests.c.latest_requested_at < bindparam("at"))
+            .values(latest_requested_at=bindparam("at"))
+        )
+        with self.database.write(durable=False) as db:
+            for statement, times in ((version_update, used), (request_update, requested)):
+                if times:
+                    db.execute(statement, [{"key": key, "at": micros(at)} for key, at in times.items()])
+
+    # --- retention ------------------------------------------------------------------------------------
+
+    def held(self, request_id: str | None = None) -> dict[str, list[Held]]:
+        """The versions of one Request or of all, by request id, for `core.retention`."""
+        query = select(responses, contents.c.size_bytes.label("stored_bytes")).outerjoin(
+            contents, contents.c.sha256 == responses.c.content_sha256
+        )
+        query = query.where(_live)
+        if request_id is not None:
+            query = query.where(responses.c.request_id == request_id)
+        out: dict[str, list[Held]] = {}
+        newest: dict[str, str] = {}
+        with self.database.read() as db:
+            rows = db.execute(query).all()
+        for row in rows:
+            if row.status == "ready":
+                newest[row.request_id] = max(newest.get(row.request_id, ""), row.version)
+        for row in rows:
+            out.setdefault(row.request_id, []).append(
+                Held(
+                    id=row.id,
+                    version=row.version,
+                    status=row.status,
+                    made_at=(row.cached_at or row.requested_at) / 1e6,
+                    pinned=bool(row.pinned),
+                    pinned_until=seconds(row.pinned_until),
+                    size_bytes=row.stored_bytes or 0,
+                    last_used_at=(row.last_used_at or row.cached_at or row.requested_at) / 1e6,
+                    is_latest=newest.get(row.request_id) == row.version,
+                )
+            )
+        return out
+
+    def configurations(self) -> dict[str, tuple[str, RequestCacheConfiguration]]:
+        """URL and cache configuration of every Request, by id."""
+        return {request.id: (request.url, request.cache_configuration) for request in self.list_requests()}
+
+    def evict(self, response_ids: Iterable[str]) -> int:
+        """Drop versions for good; their content goes with the next sweep. Returns how many went."""
+        statement = delete(responses).where(responses.c.id == bindparam("key"))
+        gone = 0
+        with self.database.write(durable=False) as db:
+            for key in response_ids:
+                gone += db.execute(statement, {"key": key}).rowcount
+        return gone
+
+    def purge_deleted(self, *, before: float) -> int:
+        """Drop the versions that were deleted before a time. Returns how many."""
+        statement = delete(responses).where(responses.c.deleted_at < micros(before))
+        with self.database.write(durable=False) as db:
+            return db.execute(statement).rowcount
+
+    def deleted_before(self, before: float) -> list[Response]:
+        """The versions that `purge_deleted` would drop."""
+        query = _RESPONSE_WITH_URL.where(responses.c.deleted_at < micros(before))
+        with self.database.read() as db:
+            return [_response(db, row, now=before) for row in db.execute(query).all()]
+
+    # --- contents -------------------------------------------------------------------------------------
+
+    def contents(self) -> list[ContentRow]:
+        """Every stored content."""
+        with self.database.read() as db:
+            rows = db.execute(select(contents).order_by(contents.c.stored_at)).all()
+        return [ContentRow(row.sha256, row.size_bytes, row.rotten_at is not None) for row in rows]
+
+    def unreferenced(self, *, before: float) -> list[ContentRow]:
+        """Contents that no version has and that were stored before a time."""
+        query = select(contents).where(contents.c.stored_at < micros(before), ~_referenced())
+        with self.database.read() as db:
+            rows = db.execute(query).all()
+        return [ContentRow(row.sha256, row.size_bytes, row.rotten_at is not None) for row in rows]
+
+    def forget_content(self, sha256: str) -> bool:
+        """Drop the row of a content that no version has; False when a version has it by now. The caller
+        holds the store's sweep lock and removes the file afterwards."""
+        statement = delete(contents).where(contents.c.sha256 == sha256, ~_referenced())
+        with self.database.write(durable=False) as db:
+            return db.execute(statement).rowcount == 1
+
+    def known_contents(self, digests: Iterable[str]) -> set[str]:
+        """Those of *digests* that have a row."""
+        query = select(contents.c.sha256).where(contents.c.sha256 == bindparam("sha256"))
+        with self.database.read() as db:
+            return {d for d in digests if db.execute(query, {"sha256": d}).first() is not None}
+
+    def mark_rotten(self, sha256: str, *, found: str, now: float) -> list[Response]:
+        """Never serve this content again: its versions become failed and their Requests due. Returns the
+        versions. Durable on return."""
+        mine = responses.c.content_sha256 == sha256
+        with self.database.write(durable=True) as db:
+            db.execute(update(contents).where(contents.c.sha256 == sha256).values(rotten_at=micros(now)))
+            affected = db.execute(_RESPONSE_WITH_URL.where(mine, responses.c.status != "failed")).all()
+            db.execute(
+                update(responses).where(mine).values(status="failed", error_code="content_rotten", error=found)
+            )
+            for row in affected:
+                db.execute(
+                    update(requests)
+                    .where(requests.c.id == row.request_id)
+                    .values(next_due_at=micros(now), checked_at=None, confirmed_at=None)
+                )
+            return [_response(db, row, now=now) for row in affected]
+
+    def usage(self) -> Usage:
+        """What the folder holds."""
+        with self.database.read() as db:
+            stored = db.execute(select(func.count(), func.coalesce(func.sum(contents.c.size_bytes), 0))).one()
+            ready = and_(_live, responses.c.status == "ready")
+            versions = db.execute(
+                select(
+                    func.count(),
+                    func.coalesce(func.sum(responses.c.size_bytes), 0),
+                    func.count().filter(responses.c.pinned),
+                ).where(ready)
+            ).one()
+            return Usage(
+                requests=db.execute(select(func.count()).select_from(requests)).scalar_one(),
+                versions=versions[0],
+                pinned_versions=versions[2],
+                deleted_versions=db.execute(
+                    select(func.count()).select_from(responses).where(responses.c.deleted_at.is_not(None))
+                ).scalar_one(),
+                contents=stored[0],
+                content_bytes=stored[1],
+                logical_bytes=versions[1],
+            )
+
+
+def _referenced() -> Any:
+    return exists().where(responses.c.content_sha256 == contents.c.sha256)
+
+
+def _registered(db: Connection, row: Row[Any], *, now: float, created: bool) -> Registered:
+    latest = None if created else db.execute(_LATEST_READY, {"request_id": row.id}).first()
+    stored = None
+    if latest is not None:
+        stored = StoredVersion(
+            version=latest.version,
+            validators=Validators(latest.etag, latest.last_modified),
+            size_bytes=latest.size_bytes,
+            media_type=latest.media_type,
+            sha256=latest.content_sha256,
+        )
+    facts = Facts(
+        now=now,
+        registered_at=row.first_requested_at / 1e6,
+        checked_at=seconds(row.checked_at),
+        confirmed_at=seconds(row.confirmed_at),
+        stored=stored is not None,
+        has_validator=stored is not None and bool(stored.validators),
+    )
+    return Registered(
+        request=request_of(row),
+        created=created,
+        host=row.host,
+        facts=facts,
+        latest=stored,
+        latest_id=None if latest is None else latest.id,
+    )
+
+
+def _response(db: Connection, row: Row[Any], *, now: float) -> Response:
+    key = {"request_id": row.request_id, "version": row.version}
+    previous, following = db.execute(_NEIGHBOURS, key).one()
+    names = db.execute(_TAGS_OF, {"response_id": row.id}).scalars()
+    return response_of(row, tags=names, previous=previous, following=following, now_us=micros(now))

@@ -1,0 +1,159 @@
+"""The SQLite adapter: connections, transactions, durability, and errors mapped once.
+
+Reads run on a connection of the calling thread; writes go through one connection, one at a time, each a
+``BEGIN IMMEDIATE`` transaction, so that two processes on one folder queue instead of failing midway.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from forebay.catalog.schema import HEAD
+from forebay.errors import CatalogTooNew, DiskFull, StorageError, StorageFailed
+
+# Longer than any transaction of ours; twenty processes that start at once queue on it.
+BUSY_TIMEOUT_MS = 60_000
+
+
+class Database:
+    """The catalog's database in one SQLite file, made and migrated when needed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._engine = create_engine(
+            f"sqlite:///{path}",
+            poolclass=NullPool,
+            connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
+            isolation_level="AUTOCOMMIT",  # transactions are begun here, by their names
+        )
+        event.listen(self._engine, "connect", _set_up_connection)
+        self._local = threading.local()
+        self._open: list[Connection] = []
+        self._lock = threading.Lock()  # guards _open
+        self._write_lock = threading.Lock()
+        self._writing_thread: int | None = None
+        self._durable = False
+        with mapped_errors(path):
+            self._prepare()
+            self._writer = self._engine.connect()
+            self._writer.exec_driver_sql("PRAGMA synchronous=NORMAL")
+
+    def close(self) -> None:
+        """Close every connection; the object is of no use afterwards."""
+        with self._write_lock, self._lock:
+            for connection in (*self._open, self._writer):
+                connection.close()
+            self._open.clear()
+            self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for one or more reads, each a snapshot of its own."""
+        connection: Connection | None = getattr(self._local, "connection", None)
+        with mapped_errors(self._path):
+            if connection is None:
+                connection = self._local.connection = self._engine.connect()
+                with self._lock:
+                    self._open.append(connection)
+            yield connection
+
+    @contextmanager
+    def write(self, *, durable: bool) -> Iterator[Connection]:
+        """One transaction: all or nothing, seen by others when the block ends.
+
+        *durable*: on return it survives a crash of the machine (``synchronous=FULL``); else a crash of the
+        machine may take it back, with all that came after it, but never damages the file. Inside another
+        ``write`` of the same thread it joins that transaction.
+        """
+        if self._writing_thread == threading.get_ident():
+            yield self._writer
+            return
+        with self._write_lock, mapped_errors(self._path):
+            if durable is not self._durable:
+                self._writer.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
+            self._writer.exec_driver_sql("BEGIN IMMEDIATE")
+            self._writing_thread = threading.get_ident()
+            try:
+                yield self._writer
+                self._writer.exec_driver_sql("COMMIT")
+            except BaseException:
+                self._roll_back()
+                raise
+            finally:
+                self._writing_thread = None
+
+    def _roll_back(self) -> None:
+        # A full disk may have rolled back already; asking again would hide the first error.
+        driver = self._writer.connection.dbapi_connection
+        if driver is not None and driver.in_transaction:
+            self._writer.exec_driver_sql("ROLLBACK")
+
+    def _prepare(self) -> None:
+        if self._revision() == HEAD:
+            return
+        with (self._path.parent / "migrate.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._migrate(lock)
+
+    def _migrate(self, _lock: IO[str]) -> None:
+        """Bring the schema to HEAD; the caller holds the lock that others wait on."""
+        found = self._revision()
+        if found == HEAD:
+            return  # another process was first
+        # Imported here: it takes 0.3 s, and only a new or an old folder needs it.
+        from forebay.catalog.migrate import known_revisions, upgrade
+
+        if found is not None and found not in known_revisions():
+            raise CatalogTooNew(found=found, known=HEAD)
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            upgrade(connection)
+
+    def _revision(self) -> str | None:
+        if not self._path.exists():
+            return None
+        with self._engine.connect() as connection:
+            found = connection.exec_driver_sql(
+                "SELECT 1 FROM sqlite_master WHERE type='table' AND name='alembic_version'"
+            ).first()
+            if found is None:
+                return None
+            row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
+            return None if row is None else str(row[0])
+
+
+def _set_up_connection(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA fullfsync=ON")  # macOS: fsync alone leaves the bytes in the drive's cache
+    cursor.execute("PRAGMA temp_store=MEMORY")
+    cursor.execute("PRAGMA cache_size=-16000")
+    cursor.close()
+
+
+@contextmanager
+def mapped_errors(path: Path) -> Iterator[None]:
+    """SQLite's errors as `StorageError`s."""
+    try:
+        yield
+    except (DBAPIError, sqlite3.Error) as error:
+        raise _mapped(path, error) from error
+
+
+def _mapped(path: Path, error: DBAPIError | sqlite3.Error) -> StorageError:
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    code = getattr(cause, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull(str(path.parent))
+    return StorageFailed(f"the catalog {path}", reason=str(cause))

@@ -1,0 +1,162 @@
+"""The catalog's tables: one schema for SQLite and PostgreSQL.
+
+Times are whole microseconds since the epoch (``BigInteger``): exact in both databases, and as a float of
+seconds they still round-trip exactly. JSON is text in canonical form, read back by the models.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+# The newest migration; a folder that says the same needs no Alembic at all.
+HEAD = "0001"
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    }
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("signature", String(64), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("http_method", String(8), nullable=False),
+    Column("http_header_fields", Text),
+    Column("http_query_params", Text),
+    Column("http_request_body", Text),
+    Column("source", String(8), nullable=False),
+    Column("group_name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("documentation_link", Text, nullable=False),
+    Column("validation_hash_type", String(16), nullable=False),
+    Column("cache_configuration", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("first_requested_at", BigInteger, nullable=False),
+    Column("latest_requested_at", BigInteger, nullable=False),
+    Column("checked_at", BigInteger),
+    Column("confirmed_at", BigInteger),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("next_due_at", BigInteger),
+    # The highest version ever given and the fence last given: both only ever grow.
+    Column("last_version", String(32), nullable=False, server_default=text("''")),
+    Column("fence", BigInteger, nullable=False, server_default=text("0")),
+    UniqueConstraint("signature"),
+)
+# Only scheduled Requests are in it: the due ones are its first entries.
+Index(
+    "ix_requests_next_due_at",
+    requests.c.next_due_at,
+    sqlite_where=requests.c.next_due_at.is_not(None),
+    postgresql_where=requests.c.next_due_at.is_not(None),
+)
+Index("ix_requests_url", requests.c.url)
+Index("ix_requests_group_name", requests.c.group_name, requests.c.first_requested_at)
+
+contents = Table(
+    "contents",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("stored_at", BigInteger, nullable=False),
+    Column("rotten_at", BigInteger),
+)
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("request_id", String(32), ForeignKey("requests.id", ondelete="CASCADE"), nullable=False),
+    Column("version", String(32), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("cached_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    Column("deleted_at", BigInteger),
+    Column("pinned", Boolean, nullable=False, server_default=text("false")),
+    Column("pinned_until", BigInteger),
+    Column("content_sha256", String(64), ForeignKey("contents.sha256")),
+    Column("content_hash_hex", String(128)),
+    Column("media_type", Text),
+    Column("etag", Text),
+    Column("size_bytes", BigInteger),
+    Column("last_modified", Text),
+    Column("filename", Text),
+    Column("content_disposition", Text),
+    Column("content_encoding", Text),
+    Column("downloaded_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("duration_s", Float, nullable=False, server_default=text("0")),
+    Column("started_at", BigInteger),
+    Column("error_code", String(64)),
+    Column("error", Text),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("resumed_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("final_url", Text),
+    Column("http_status", Integer),
+    UniqueConstraint("request_id", "version"),
+)
+Index("ix_responses_content_sha256", responses.c.content_sha256)
+Index(
+    "ix_responses_passing",
+    responses.c.status,
+    responses.c.requested_at,
+    sqlite_where=responses.c.status != "ready",
+    postgresql_where=responses.c.status != "ready",
+)
+Index(
+    "ix_responses_deleted_at",
+    responses.c.deleted_at,
+    sqlite_where=responses.c.deleted_at.is_not(None),
+    postgresql_where=responses.c.deleted_at.is_not(None),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("response_id", String(32), ForeignKey("responses.id", ondelete="CASCADE"), primary_key=True),
+    Column("tag", String(64), primary_key=True),
+)
+Index("ix_tags_tag", tags.c.tag)
+
+# One row while a fetch of a Request runs. A commit carries `fence` and fails when the row is another's.
+leases = Table(
+    "leases",
+    metadata,
+    Column("request_id", String(32), ForeignKey("requests.id", ondelete="CASCADE"), primary_key=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("owner", String(64), nullable=False),
+    Column("beat", BigInteger, nullable=False, server_default=text("0")),
+    Column("response_id", String(32), nullable=False),
+)
+Index("ix_leases_owner", leases.c.owner)
+
+# How many transfers an owner may run at one host; the sum over a host's rows is its budget.
+slots = Table(
+    "slots",
+    metadata,
+    Column("host", Text, primary_key=True),
+    Column("owner", String(64), primary_key=True),
+    Column("held", Integer, nullable=False),
+    # Set while the owner wants more than it has: who waits longest is served first.
+    Column("waiting_since", BigInteger),
+)
+Index("ix_slots_owner", slots.c.owner)

@@ -1,0 +1,114 @@
+"""Content-addressed local files: ``content/ab/cdef…``, synced before they are named (DESIGN.md section 2)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from forebay.content.durable import storage_errors, sync_folder
+from forebay.errors import ContentRotten
+
+_FAN_OUT = 2  # 256 folders: a million files are 4,000 each
+
+
+class FileContentStore:
+    """The content store in a folder; see `forebay.content.store` for what each method promises."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_path = folder / "sweep.lock"
+
+    def path(self, sha256: str) -> Path:
+        """Where the content is; read only."""
+        return self.folder / sha256[:_FAN_OUT] / sha256[_FAN_OUT:]
+
+    def open(self, sha256: str, *, size_bytes: int) -> BinaryIO:
+        """The content as a seekable binary file; `ContentRotten` when it is gone or has another size."""
+        try:
+            file = self.path(sha256).open("rb")
+        except FileNotFoundError as error:
+            raise ContentRotten(sha256, found="the file is gone") from error
+        size = os.fstat(file.fileno()).st_size
+        if size != size_bytes:
+            file.close()
+            raise ContentRotten(sha256, found=f"{size} bytes instead of {size_bytes}")
+        return file
+
+    def digest(self, sha256: str, algorithm: str) -> str:
+        """Another digest of stored content, in hex: reads it once."""
+        with self.path(sha256).open("rb") as file:
+            return hashlib.file_digest(file, algorithm).hexdigest()
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Held from `adopt` until the catalog row is committed: no sweep runs meanwhile."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def sweeping(self) -> Iterator[None]:
+        """Held while content is removed: no commit runs meanwhile."""
+        with self._locked(fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def adopt(self, files: Iterable[tuple[Path, str]]) -> None:
+        """Take synced files in under their digests. Renamed over what is there: fresh bytes of the same
+        content mend whatever rot there was, and open readers keep the old file."""
+        folders: set[Path] = set()
+        with storage_errors("the content store", self.folder):
+            for source, sha256 in files:
+                target = self.path(sha256)
+                try:
+                    source.rename(target)
+                except FileNotFoundError:
+                    if target.parent.exists():
+                        raise
+                    target.parent.mkdir(mode=0o700, exist_ok=True)
+                    folders.add(self.folder)
+                    source.rename(target)
+                target.chmod(0o444)
+                folders.add(target.parent)
+            for folder in folders:
+                sync_folder(folder)
+
+    def verify(self, sha256: str, *, size_bytes: int) -> str | None:
+        """Read all bytes; None when they are right, else what was found."""
+        try:
+            self.open(sha256, size_bytes=size_bytes).close()
+            digest = self.digest(sha256, "sha256")
+        except ContentRotten as error:
+            return error.found
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        return None if digest == sha256 else f"its bytes hash to {digest}"
+
+    def stored(self) -> Iterator[tuple[str, float, int]]:
+        """(digest, Unix time of storing, bytes) of everything there."""
+        for folder in self.folder.iterdir():
+            if len(folder.name) != _FAN_OUT or not folder.is_dir():
+                continue
+            for entry in os.scandir(folder):
+                with contextlib.suppress(FileNotFoundError):
+                    stat = entry.stat()
+                    # ctime is the time of the rename: the bytes may have been written long before.
+                    yield folder.name + entry.name, stat.st_ctime, stat.st_size
+
+    def delete(self, sha256: str) -> None:
+        """Remove content; its open readers go on."""
+        self.path(sha256).unlink(missing_ok=True)

@@ -1,0 +1,236 @@
+"""The growing file that one writer fills and many readers follow, with its watermark beside it.
+
+``<key>.<fence>.part`` holds the bytes; ``<key>.<fence>.mark`` says how many of them are true. The mark is
+advanced *after* the write, so that a killed writer leaves it true; after a crash of the machine only its
+synced length counts. What the download layer must remember of the origin (validators, total) travels in the
+mark as ``meta``, opaque here.
+
+A body that arrives in one piece never gets a mark: it is written, synced and committed at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import struct
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from forebay.content.durable import storage_errors, sync_file, sync_folder, write_all
+
+# magic, generation, reserved, length, synced length, hash of the boot id, CRC of what comes before
+_MARK = struct.Struct("<8sIIQQQI")
+_MAGIC = b"FBYMARK1"
+_META_AT = 64
+_META_HEAD = struct.Struct("<II")  # length, CRC
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a watermark says: the first ``length`` bytes of ``generation`` are there."""
+
+    generation: int
+    length: int
+    synced: int
+    meta: bytes
+
+
+@cache
+def _boot() -> int:
+    """A number that changes when the machine starts anew."""
+    if platform.system() == "Linux":
+        text = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    else:
+        text = subprocess.run(["/usr/sbin/sysctl", "-n", "kern.boottime"], capture_output=True, check=True).stdout
+    return zlib.crc32(text) | len(text) << 32
+
+
+def read_mark(path: Path) -> Mark | None:
+    """The mark at *path*; None when there is none or it is torn. Its length is what may be believed: what was
+    written if the machine still runs, what was synced if it has been started anew."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(data) < _META_AT + _META_HEAD.size:
+        return None
+    magic, generation, _, length, synced, boot, crc = _MARK.unpack_from(data)
+    meta_length, meta_crc = _META_HEAD.unpack_from(data, _META_AT)
+    meta = data[_META_AT + _META_HEAD.size :][:meta_length]
+    if magic != _MAGIC or crc != zlib.crc32(data[: _MARK.size - 4]) or meta_crc != zlib.crc32(meta):
+        return None
+    return Mark(generation, length if boot == _boot() else synced, synced, meta)
+
+
+class PartialFile:
+    """One generation of a download under way. Used by one thread at a time, but for `sync`."""
+
+    def __init__(self, folder: Path, name: str, *, generation: int) -> None:
+        self._folder = folder
+        self.path = folder / f"{name}.part"
+        self._mark_path = folder / f"{name}.mark"
+        self.generation = generation
+        self.length = 0
+        self.synced = 0
+        self._data = -1
+        self._mark = -1
+
+    @classmethod
+    def create(cls, folder: Path, name: str, *, generation: int) -> PartialFile:
+        """A new, empty generation; what an older one of the same name held is dropped. Its readers keep the
+        file that they have open."""
+        partial = cls(folder, name, generation=generation)
+        with storage_errors("a partial file", folder):
+            for path in (partial._mark_path, partial.path):
+                path.unlink(missing_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            partial._data = os.open(partial.path, flags, 0o600)
+        return partial
+
+    @classmethod
+    def reopen(cls, folder: Path, name: str, mark: Mark) -> PartialFile:
+        """Go on where *mark* says; bytes beyond it are cut off."""
+        partial = cls(folder, name, generation=mark.generation)
+        with storage_errors("a partial file", folder):
+            partial._data = os.open(partial.path, os.O_RDWR | os.O_CLOEXEC)
+            os.ftruncate(partial._data, mark.length)
+            partial._mark = os.open(partial._mark_path, os.O_RDWR | os.O_CLOEXEC)
+        partial.length = mark.length
+        partial.synced = min(mark.synced, mark.length)
+        return partial
+
+    def keep_mark(self, meta: bytes) -> None:
+        """Begin to keep a mark, with *meta* in it: from here on the file can be resumed and followed."""
+        with storage_errors("a partial file", self._folder):
+            if self._mark < 0:
+                flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                self._mark = os.open(self._mark_path, flags, 0o600)
+            head = _META_HEAD.pack(len(meta), zlib.crc32(meta))
+            write_all(self._mark, memoryview(head + meta), _META_AT)
+            self._advance()
+
+    @property
+    def marked(self) -> bool:
+        """Whether a mark is kept."""
+        return self._mark >= 0
+
+    def append(self, data: memoryview) -> None:
+        """Write *data* at the end, then advance the mark."""
+        with storage_errors("a partial file", self._folder):
+            write_all(self._data, data, self.length)
+            self.length += len(data)
+            if self._mark >= 0:
+                self._advance()
+
+    def _advance(self) -> None:
+        head = _MARK.pack(_MAGIC, self.generation, 0, self.length, self.synced, _boot(), 0)[:-4]
+        write_all(self._mark, memoryview(head + struct.pack("<I", zlib.crc32(head))), 0)
+
+    def sync(self) -> None:
+        """Return when what is written now is on the disk, and the mark says so. May run in another thread
+        than `append`."""
+        length = self.length
+        with storage_errors("a partial file", self._folder):
+            sync_file(self._data)
+            self.synced = length
+            if self._mark >= 0:
+                self._advance()
+                sync_file(self._mark)
+
+    def read_through(self, consume: Callable[[memoryview], object]) -> None:
+        """Hand the bytes so far to *consume*, in order, in pieces of 1 MiB at most."""
+        buffer = bytearray(_READ_BYTES)
+        view, offset = memoryview(buffer), 0
+        with storage_errors("a partial file", self._folder):
+            while offset < self.length:
+                got = os.preadv(self._data, [view[: min(_READ_BYTES, self.length - offset)]], offset)
+                if got == 0:
+                    raise OSError(f"shorter than its mark: {offset} of {self.length} bytes")
+                consume(view[:got])
+                offset += got
+
+    def close(self) -> None:
+        """Close the files and leave them where they are."""
+        for descriptor in (self._data, self._mark):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._data = self._mark = -1
+
+    def discard(self) -> None:
+        """Close and remove the files."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+        self._mark_path.unlink(missing_ok=True)
+
+    def forget_mark(self) -> None:
+        """The bytes have moved into the store: remove the mark."""
+        self.close()
+        self._mark_path.unlink(missing_ok=True)
+
+
+class Partials:
+    """The folder of partial files, by key (a Request's id) and fence."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def create(self, key: str, *, fence: int, generation: int) -> PartialFile:
+        """A new generation under this fence."""
+        return PartialFile.create(self.folder, f"{key}.{fence}", generation=generation)
+
+    def adopt(self, key: str, *, fence: int) -> tuple[PartialFile, bytes] | None:
+        """What an earlier fence left of *key*, renamed so that its old owner cannot commit it, with its meta;
+        None when there is nothing to go on from. Call it only when the old owner is gone: whoever still holds
+        the file open could write into it."""
+        found = self._newest(key)
+        if found is None:
+            return None
+        old = f"{key}.{found}"
+        mark = read_mark(self.folder / f"{old}.mark")
+        if mark is None or mark.length == 0 or not self._long_enough(old, mark.length):
+            self.discard(key)
+            return None
+        new = f"{key}.{fence}"
+        if new != old:
+            with storage_errors("a partial file", self.folder):
+                for suffix in ("part", "mark"):
+                    (self.folder / f"{old}.{suffix}").rename(self.folder / f"{new}.{suffix}")
+        return PartialFile.reopen(self.folder, new, mark), mark.meta
+
+    def _long_enough(self, name: str, length: int) -> bool:
+        try:
+            return (self.folder / f"{name}.part").stat().st_size >= length
+        except FileNotFoundError:
+            return False
+
+    def _newest(self, key: str) -> int | None:
+        fences = [int(path.name.split(".")[1]) for path in self.folder.glob(f"{key}.*.mark")]
+        return max(fences, default=None)
+
+    def mark(self, key: str) -> Mark | None:
+        """How far the download of *key* is, whoever runs it; None before its first marked byte."""
+        fence = self._newest(key)
+        return None if fence is None else read_mark(self.folder / f"{key}.{fence}.mark")
+
+    def discard(self, key: str) -> None:
+        """Remove whatever is left of *key*."""
+        for path in self.folder.glob(f"{key}.*"):
+            path.unlink(missing_ok=True)
+
+    def leftovers(self) -> Iterator[tuple[str, float, int]]:
+        """(key, Unix time of the last write, bytes) of each partial file."""
+        for path in self.folder.glob("*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                yield path.name.split(".")[0], stat.st_mtime, stat.st_size
+
+    def sync_folder(self) -> None:
+        """Make the names of the partial files survive a crash of the machine."""
+        sync_folder(self.folder)

@@ -1,0 +1,277 @@
+"""One ask for one URL, from what is stored to a finished fetch: the steps, written once.
+
+An errand does no waiting. `begin` and `settled` say what is next: a `Fetched` to hand out, or a `Job` to run.
+The sync and the async face of the API each drive it their own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from forebay.catalog.catalog import Catalog, Registered
+from forebay.content.files import FileContentStore
+from forebay.core.exchange import Ask, Limits
+from forebay.core.reuse import Fetch, Refuse, Serve, Validate, decide
+from forebay.core.urls import show_url, with_query
+from forebay.errors import (
+    ContentRotten,
+    ForebayError,
+    HashMismatch,
+    LeaseLost,
+    NotStored,
+    OriginError,
+    StateError,
+    UnknownVersion,
+)
+from forebay.fetch.fetcher import Settled
+from forebay.fetch.transfer import Job
+from forebay.models import AnyStrategy, Request, RequestSpec, Response, body_to_send
+
+# Rounds of "another process was at it": each ends with a fetch that has finished somewhere.
+_MAX_ROUNDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the caller wants of a URL. *expected*: (algorithm, hex digest)."""
+
+    spec: RequestSpec
+    refresh: AnyStrategy | None = None
+    expected: tuple[str, str] | None = None
+    tag: str | None = None
+    version: str | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came of a URL.
+
+    *how*: ``stored`` (fresh; no connection was opened), ``fetched`` (a new version), ``unchanged`` (the origin
+    said so), ``stale`` (the origin failed, *error* says how; the last good version), ``failed`` (no version;
+    *error* says why).
+    """
+
+    url: str
+    response: Response | None
+    how: Literal["stored", "fetched", "unchanged", "stale", "failed"]
+    error: ForebayError | None = None
+
+
+Next = Fetched | Job
+
+
+class Errand:
+    """Gets one `Wish` done. Its methods do catalog work and may be called from any one thread at a time."""
+
+    def __init__(
+        self,
+        wish: Wish,
+        *,
+        catalog: Catalog,
+        store: FileContentStore,
+        limits: Limits,
+        clock: Callable[[], float],
+    ) -> None:
+        self.wish = wish
+        self.url = show_url(wish.spec.url)
+        self._catalog, self._store, self._limits, self._clock = catalog, store, limits, clock
+        self._signature = wish.spec.signature()
+        self._began_at = clock()
+        self._rounds = 0
+
+    def begin(self, registered: Registered | None) -> Next:
+        """What is first; *registered* is the Request as just found or created, None if it is unknown."""
+        try:
+            return self._look(registered, shared=False)
+        except ForebayError as error:
+            return Fetched(self.url, None, "failed", error)
+
+    def settled(self, settled: Settled | ForebayError) -> Next:
+        """What follows a job's end."""
+        try:
+            return self._after(settled)
+        except ForebayError as error:
+            return Fetched(self.url, None, "failed", error)
+
+    def _after(self, settled: Settled | ForebayError) -> Next:
+        if isinstance(settled, LeaseLost):
+            return self._again(shared=False)
+        if isinstance(settled, ForebayError):
+            return self._without(settled)
+        match settled.status:
+            case "elsewhere":
+                return self._after_elsewhere(settled.response_id)
+            case "failed":
+                return self._without(settled.error or OriginError("origin_error", "the fetch failed"))
+            case "ready":
+                assert settled.response_id is not None
+                response = self._catalog.response(settled.response_id, now=self._clock())
+                if response is None or not self._is_expected(response):
+                    return self._again(shared=False)  # evicted at once, or fetched for another's expectation
+                return Fetched(self.url, response, "fetched")
+            case "duplicate" | "unchanged":
+                return self._unchanged()
+
+    def _unchanged(self) -> Next:
+        registered = self._catalog.find(self._signature, now=self._clock())
+        latest = None if registered is None else self._latest(registered)
+        if latest is None:
+            return self._again(shared=False)
+        if not self._is_expected(latest):
+            assert self.wish.expected is not None
+            algorithm, expected = self.wish.expected
+            raise HashMismatch(self.url, algorithm=algorithm, expected=expected, got=_digest(latest, algorithm))
+        return Fetched(self.url, latest, "unchanged")
+
+    def _after_elsewhere(self, response_id: str | None) -> Next:
+        """Another process has ended its fetch; its failure is ours, its success we share."""
+        response = None if response_id is None else self._catalog.response(response_id, now=self._clock())
+        if response is not None and response.status == "failed":
+            stats = response.download_stats
+            return self._without(OriginError(stats.error_code or "origin_error", stats.error or "the fetch failed"))
+        return self._again(shared=True)
+
+    def _again(self, *, shared: bool) -> Next:
+        self._rounds += 1
+        if self._rounds > _MAX_ROUNDS:
+            raise StateError(f"{self.url}: other fetches of it kept coming between; try again")
+        return self._look(self._catalog.find(self._signature, now=self._clock()), shared=shared)
+
+    def _look(self, registered: Registered | None, *, shared: bool) -> Next:
+        """Decide by what is stored now. *shared*: a fetch that began before us has just ended elsewhere, and
+        what it found counts as asked for by us."""
+        wish, now = self.wish, self._clock()
+        if wish.version is not None or wish.tag is not None:
+            return self._named(registered)
+        if registered is None:
+            raise NotStored(self.url)
+        strategy = wish.refresh or registered.request.cache_configuration.recaching_strategy
+        checked_at = registered.facts.checked_at
+        shared = shared and checked_at is not None and checked_at >= self._began_at
+        decision = decide(
+            registered.latest,
+            due_at=strategy.next_due(registered.facts),
+            on_request=strategy.on_request and not shared,
+            now=now,
+            offline=wish.offline,
+            expected_sha256=wish.expected[1] if wish.expected and wish.expected[0] == "sha256" else None,
+        )
+        match decision:
+            case Serve():
+                return self._serve(registered)
+            case Refuse():
+                raise NotStored(self.url)
+            case Fetch():
+                return self._job(registered, strategy, validate=False)
+            case Validate():
+                return self._job(registered, strategy, validate=True)
+
+    def _serve(self, registered: Registered) -> Next:
+        latest = self._latest(registered)
+        if latest is None or self._is_rotten(latest):
+            return self._again(shared=False)
+        if not self._is_expected(latest):
+            strategy = registered.request.cache_configuration.recaching_strategy
+            if self.wish.offline:
+                raise NotStored(self.url)
+            return self._job(registered, strategy, validate=False)
+        return Fetched(self.url, latest, "stored")
+
+    def _named(self, registered: Registered | None) -> Fetched:
+        wish = self.wish
+        wanted = f"version {wish.version}" if wish.version else f"version tagged {wish.tag}"
+        found = None
+        if registered is not None:
+            found = self._catalog.find_version(
+                registered.request.id, version=wish.version, tag=wish.tag, now=self._clock()
+            )
+        if found is None or self._is_rotten(found):
+            raise UnknownVersion(self.url, wanted=wanted)
+        return Fetched(self.url, found, "stored")
+
+    def _latest(self, registered: Registered) -> Response | None:
+        if registered.latest_id is None:
+            return None
+        return self._catalog.response(registered.latest_id, now=self._clock())
+
+    def _is_rotten(self, response: Response) -> bool:
+        """Whether the bytes are obviously not there; that is then told to everyone."""
+        attributes = response.content_attributes
+        assert attributes.sha256 is not None
+        assert attributes.content_size_bytes is not None
+        try:
+            self._store.open(attributes.sha256, size_bytes=attributes.content_size_bytes).close()
+        except ContentRotten as error:
+            self._catalog.mark_rotten(attributes.sha256, found=str(error), now=self._clock())
+            return True
+        return False
+
+    def _is_expected(self, response: Response) -> bool:
+        if self.wish.expected is None:
+            return True
+        algorithm, expected = self.wish.expected
+        known = _digest(response, algorithm)
+        if known or response.content_attributes.sha256 is None:
+            return known == expected
+        # A digest that nobody asked for so far: read the bytes once.
+        return self._store.digest(response.content_attributes.sha256, algorithm) == expected
+
+    def _without(self, error: ForebayError) -> Fetched:
+        """The fetch failed: the last good version, if it will do."""
+        if isinstance(error, HashMismatch | StateError):
+            raise error
+        registered = self._catalog.find(self._signature, now=self._clock())
+        latest = None if registered is None else self._latest(registered)
+        if latest is None or not self._is_expected(latest) or self._is_rotten(latest):
+            raise error
+        return Fetched(self.url, latest, "stale", error)
+
+    def _job(self, registered: Registered, strategy: AnyStrategy, *, validate: bool) -> Job:
+        latest = registered.latest if validate else None
+        return make_job(
+            registered,
+            limits=self._limits,
+            validate=validate,
+            probe=latest is not None and strategy.may_probe(registered.facts),
+            expected=self.wish.expected,
+        )
+
+
+def make_job(
+    registered: Registered,
+    *,
+    limits: Limits,
+    validate: bool,
+    probe: bool,
+    expected: tuple[str, str] | None = None,
+) -> Job:
+    """The download of a Request; with *validate*, conditional on its latest ready version."""
+    latest = registered.latest
+    return Job(
+        request_id=registered.request.id,
+        host=registered.host,
+        ask=_ask(registered.request),
+        limits=limits,
+        hash_name=registered.request.validation_hash_type,
+        stored=latest if validate else None,
+        probe=probe,
+        previous_media_type=None if latest is None else latest.media_type,
+        expected=expected,
+    )
+
+
+def _ask(request: Request) -> Ask:
+    body, kind = body_to_send(request.http_request_body)
+    fields = list((request.http_header_fields or {}).items())
+    if kind is not None and not any(name.lower() == "content-type" for name, _ in fields):
+        fields.append(("Content-Type", kind))
+    url = with_query(request.url, request.http_query_params)
+    return Ask(request.http_method.upper(), url, tuple(fields), body)
+
+
+def _digest(response: Response, algorithm: str) -> str:
+    attributes = response.content_attributes
+    return (attributes.sha256 or "") if algorithm == "sha256" else ""

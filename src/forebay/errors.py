@@ -1,0 +1,282 @@
+"""The whole error tree: each class has a stable ``code``, an HTTP ``status`` and says whether to retry.
+
+Four families: `RequestError` (the caller's), `OriginError` (the upstream's), `StorageError` (ours) and
+`StateError` (misuse of the API). The parts of an error are attributes; ``str()`` builds the sentence, which
+says what was expected, what was got and the way out.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ForebayError(Exception):
+    """Base of everything that Forebay raises on purpose."""
+
+    code: ClassVar[str] = "forebay_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+
+# --- the caller's -------------------------------------------------------------------------------------
+
+
+class RequestError(ForebayError):
+    """What was asked for cannot be done as asked; asking again the same way will not help."""
+
+    code = "request_invalid"
+    status = 422
+
+
+class InvalidValue(RequestError):
+    """A value that breaks its rule: names the field, the rule and what was got."""
+
+    code = "value_invalid"
+
+    def __init__(self, field: str, *, expected: str, got: object) -> None:
+        super().__init__(field, expected, got)
+        self.field, self.expected, self.got = field, expected, got
+
+    def __str__(self) -> str:
+        shown = repr(self.got)
+        if len(shown) > 120:
+            shown = shown[:117] + "..."
+        return f"{self.field}: expected {self.expected}, got {shown}"
+
+
+class InvalidUrl(RequestError):
+    """A URL that Forebay does not fetch. *shown* must already be free of secrets."""
+
+    code = "url_invalid"
+
+    def __init__(self, shown: str, *, reason: str) -> None:
+        super().__init__(shown, reason)
+        self.shown, self.reason = shown, reason
+
+    def __str__(self) -> str:
+        return f"{self.shown!r} cannot be fetched: {self.reason}"
+
+
+class UnknownRequest(RequestError):
+    """No Request of this URL or id is registered."""
+
+    code = "request_unknown"
+    status = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"nothing is known of {self.name}; `forebay ls` lists what is, `forebay get` fetches it"
+
+
+class UnknownVersion(RequestError):
+    """The Request is known, but not this version or tag of it."""
+
+    code = "version_unknown"
+    status = 404
+
+    def __init__(self, url: str, *, wanted: str) -> None:
+        super().__init__(url, wanted)
+        self.url, self.wanted = url, wanted
+
+    def __str__(self) -> str:
+        return f"{self.url} has no {self.wanted}; `forebay log {self.url}` lists its versions"
+
+
+class NotStored(RequestError):
+    """Asked to stay offline, and no version is stored."""
+
+    code = "not_stored"
+    status = 504
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = url
+
+    def __str__(self) -> str:
+        return f"{self.url} is not stored, and fetching it was not allowed (offline); leave out --offline"
+
+
+class OriginRefused(RequestError):
+    """The gate refuses an address; nothing was dialled. Names the setting that would allow it."""
+
+    code = "origin_refused"
+    status = 403
+
+    def __init__(self, host: str, *, address: str, reason: str, remedy: str) -> None:
+        super().__init__(host, address, reason, remedy)
+        self.host, self.address, self.reason, self.remedy = host, address, reason, remedy
+
+    def __str__(self) -> str:
+        return f"{self.host} is at {self.address}, {self.reason}: refused; {self.remedy}"
+
+
+# --- the upstream's -----------------------------------------------------------------------------------
+
+
+class OriginError(ForebayError):
+    """The origin could not be used. ``detail`` is a sentence for people; ``code`` names the case.
+
+    The cases (instances carry their own code):
+
+    ========================== =====================================================================
+    ``origin_unreachable``     no connection: name not found, refused, no route, TLS failed
+    ``origin_cut``             the connection broke off in the middle of the answer
+    ``origin_short``           fewer bytes than announced
+    ``origin_stalled``         slower than the stall limit for the whole stall window
+    ``origin_deadline``        not done within the deadline
+    ``origin_status``          an answer that is no content (4xx, 5xx)
+    ``origin_busy``            429 or 503 and no patience left
+    ``origin_redirects``       a redirect loop, too many redirects, or one that leads nowhere
+    ``origin_changed``         the representation changed during the download, again and again
+    ``origin_range_invalid``   a 206 that does not match what was asked
+    ``origin_ambiguous``       two lengths, or a length and chunks (RFC 9112 section 6.3)
+    ``origin_header_too_large`` more header bytes than we read
+    ``origin_answered_html``   a page where data was before
+    ``origin_protocol``        not HTTP as RFC 9110 and RFC 9112 say it
+    ========================== =====================================================================
+    """
+
+    code = "origin_error"
+    status = 502
+
+    def __init__(self, code: str, detail: str, *, retryable: bool = False) -> None:
+        super().__init__(code, detail)
+        self.code = code  # type: ignore[misc]
+        self.retryable = retryable  # type: ignore[misc]
+        self.detail = detail
+        if code in ("origin_stalled", "origin_deadline", "origin_unreachable"):
+            self.status = 504  # type: ignore[misc]
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class HashMismatch(OriginError):
+    """The bytes are whole, but not the expected ones; they were dropped."""
+
+    def __init__(self, url: str, *, algorithm: str, expected: str, got: str) -> None:
+        super().__init__("hash_mismatch", f"{url}: expected {algorithm} {expected}, got {got}; nothing was kept")
+        self.url, self.algorithm, self.expected, self.got = url, algorithm, expected, got
+
+
+class ContentTooLarge(OriginError):
+    """More bytes than ``max_size_bytes``."""
+
+    def __init__(self, *, limit_bytes: int, size_bytes: int | None) -> None:
+        said = "it is longer" if size_bytes is None else f"it is {size_bytes} bytes"
+        super().__init__(
+            "content_too_large", f"larger than the {limit_bytes} bytes allowed ({said}); raise max_size_bytes"
+        )
+        self.limit_bytes, self.size_bytes = limit_bytes, size_bytes
+
+
+# --- ours ---------------------------------------------------------------------------------------------
+
+
+class StorageError(ForebayError):
+    """The folder or the catalog failed. What was committed before stays readable."""
+
+    code = "storage_error"
+    status = 500
+
+
+class DiskFull(StorageError):
+    """No space left; the transfer stopped cleanly and can be resumed."""
+
+    code = "disk_full"
+    status = 507
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return (
+            f"no space left in {self.path}; everything stored stays readable. Free space (`forebay gc`), then retry"
+        )
+
+
+class QuotaExceeded(StorageError):
+    """The folder's quota cannot be kept by evicting: everything left is pinned or in use."""
+
+    code = "quota_exceeded"
+    status = 507
+
+    def __init__(self, *, quota_bytes: int, used_bytes: int) -> None:
+        super().__init__(quota_bytes, used_bytes)
+        self.quota_bytes, self.used_bytes = quota_bytes, used_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.used_bytes} bytes are used of a quota of {self.quota_bytes}, and what is left is pinned; "
+            "unpin or remove versions, or raise the quota"
+        )
+
+
+class StorageFailed(StorageError):
+    """An I/O error that is not a full disk."""
+
+    code = "storage_failed"
+
+    def __init__(self, what: str, *, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}"
+
+
+class ContentRotten(StorageError):
+    """Stored bytes that no longer hash to their address, or are gone."""
+
+    code = "content_rotten"
+
+    def __init__(self, sha256: str, *, found: str) -> None:
+        super().__init__(sha256, found)
+        self.sha256, self.found = sha256, found
+
+    def __str__(self) -> str:
+        return f"content {self.sha256} is damaged ({self.found}); it is not served again. Fetch it anew"
+
+
+class CatalogTooNew(StorageError):
+    """The folder was written by a newer Forebay."""
+
+    code = "catalog_too_new"
+
+    def __init__(self, *, found: str, known: str) -> None:
+        super().__init__(found, known)
+        self.found, self.known = found, known
+
+    def __str__(self) -> str:
+        return f"the catalog has schema {self.found}, this Forebay knows {self.known}; upgrade Forebay"
+
+
+# --- misuse -------------------------------------------------------------------------------------------
+
+
+class StateError(ForebayError):
+    """The API was used in a state in which that is not possible."""
+
+    code = "state_invalid"
+    status = 409
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class LeaseLost(StateError):
+    """Another process has taken this fetch over; what this one has may not be committed."""
+
+    code = "lease_lost"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"the fetch of request {request_id} was taken over by another process")
+        self.request_id = request_id

@@ -1,0 +1,630 @@
+"""Runs downloads for one folder: leases, slots, transfers and grouped commits.
+
+One thread, the *clerk*, does all of the catalog's work for downloads. It gathers what came in, then writes it
+in one transaction: new leases, slots, and whatever has finished. So many small downloads share one durable
+commit, and neither the transfer thread nor the writer ever waits for the catalog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, assert_never
+
+from forebay.catalog.frontier import (
+    Broke,
+    Brought,
+    Busy,
+    Confirmed,
+    Content,
+    Finished,
+    Frontier,
+    Lease,
+    Outcome,
+    Stats,
+)
+from forebay.content.files import FileContentStore
+from forebay.content.partial import Partials
+from forebay.core.filenames import choose_filename
+from forebay.errors import ForebayError, LeaseLost, StateError, StorageError, StorageFailed
+from forebay.fetch.landing import WriterThread
+from forebay.fetch.owner import Owner
+from forebay.fetch.transfer import (
+    End,
+    GaveUp,
+    Job,
+    Progress,
+    StillCurrent,
+    Suspended,
+    Transfer,
+    Whole,
+    Workshop,
+)
+from forebay.fetch.transport import Transport
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 5.0
+# An owner whose beat has not changed for so long is stuck or on a machine that is gone (DESIGN.md section 3).
+STUCK_AFTER_S = 15.0
+# How often another process's fetch is looked at, and a host's slots that others hold.
+_LOOK_AGAIN_S = 0.02
+# How long a host's slots are kept after its last transfer: usually until its commit is written with them.
+_LINGER_S = 0.02
+# A slot may be handed on among our own transfers for so long while other processes wait for the host.
+_FAIR_SHARE_S = 1.0
+_SYNC_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a job. ``elsewhere``: another process ran it; look again at what is stored."""
+
+    status: Literal["ready", "duplicate", "unchanged", "failed", "elsewhere"]
+    response_id: str | None
+    error: ForebayError | None = None
+
+
+class Ticket:
+    """A job that was handed in: what becomes of it, and how far it is. Several callers may hold one."""
+
+    def __init__(self, job: Job, look_elsewhere: Callable[[], Progress]) -> None:
+        self.job = job
+        self._future: Future[Settled] = Future()
+        self._look_elsewhere = look_elsewhere
+        self._transfer: Transfer | None = None
+        self.holders = 1
+
+    def wait(self, timeout: float | None = None) -> Settled | None:
+        """What became of it; None when *timeout* seconds passed before. Raises what broke Forebay itself."""
+        try:
+            return self._future.result(timeout)
+        except FutureTimeout:
+            return None
+
+    def when_settled(self, call: Callable[[], None]) -> None:
+        """Have *call* called when it is settled, from any thread."""
+        self._future.add_done_callback(lambda _: call())
+
+    def progress(self) -> Progress:
+        """How far it is, here or in the process that runs it."""
+        return self._look_elsewhere() if self._transfer is None else self._transfer.progress
+
+
+@dataclass(slots=True)
+class _Host:
+    """Our slots at one host, and who wants one."""
+
+    held: int = 0
+    used: int = 0
+    queue: deque[Transfer] = field(default_factory=deque)
+    since: float = 0.0
+    idle_at: float | None = None
+    look_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Blocked:
+    """A job whose Request another owner fetches."""
+
+    ticket: Ticket
+    busy: Busy
+    seen_at: float
+
+
+class Fetcher:
+    """Downloads for one folder. The threads start with the first job."""
+
+    def __init__(
+        self,
+        *,
+        frontier: Frontier,
+        store: FileContentStore,
+        partials: Partials,
+        owner: Owner,
+        make_transport: Callable[[], Transport],
+        max_downloads: int,
+        max_per_host: int,
+        clock: Callable[[], float],
+        extension_for: Callable[[str], str | None],
+        after_finish: Callable[[Sequence[Finished]], None],
+    ) -> None:
+        self._frontier, self._store, self._partials, self._owner = frontier, store, partials, owner
+        self._make_transport = make_transport
+        self._max_downloads, self._max_per_host = max_downloads, max_per_host
+        self._clock, self._extension_for, self._after_finish = clock, extension_for, after_finish
+        self._lock = threading.Lock()
+        self._tickets: dict[str, Ticket] = {}
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._shop: Workshop | None = None
+        self._closing = False
+        # The clerk's own:
+        self._new: list[Ticket] = []
+        self._ended: list[tuple[Transfer, End]] = []
+        self._transfers: dict[str, Transfer] = {}
+        self._blocked: dict[str, _Blocked] = {}
+        self._hosts: dict[str, _Host] = {}
+        self._running = 0
+        self._beat_at = 0.0
+        self._stuck: set[str] = set()
+
+    # --- for callers -----------------------------------------------------------------------------------
+
+    def submit(self, jobs: Sequence[Job]) -> list[Ticket]:
+        """A ticket for each job. A job whose Request is being fetched here already shares that ticket."""
+        out: list[Ticket] = []
+        fresh: list[Ticket] = []
+        with self._lock:
+            if self._closing:
+                raise StateError("this Forebay is closed")
+            self._ensure_started()
+            for job in jobs:
+                ticket = self._tickets.get(job.request_id)
+                if ticket is None:
+                    ticket = Ticket(job, partial(self._elsewhere, job.request_id))
+                    self._tickets[job.request_id] = ticket
+                    fresh.append(ticket)
+                else:
+                    ticket.holders += 1
+                out.append(ticket)
+        if fresh:
+            self._post(partial(self._new.extend, fresh))
+        return out
+
+    def let_go(self, ticket: Ticket) -> None:
+        """A holder is no longer interested; when none is left the download is suspended, to be resumed."""
+        with self._lock:
+            ticket.holders -= 1
+            if ticket.holders > 0:
+                return
+        self._post(partial(self._cancel, ticket))
+
+    def close(self) -> None:
+        """Suspend what runs, so that it can be resumed, and stop the threads."""
+        with self._lock:
+            self._closing = True
+            tickets, thread = list(self._tickets.values()), self._thread
+        if thread is None:
+            return
+        for ticket in tickets:
+            self._post(partial(self._cancel, ticket))
+        self._post(lambda: None)
+        thread.join()
+
+    def _elsewhere(self, request_id: str) -> Progress:
+        mark = self._partials.mark(request_id)
+        if mark is None:
+            return Progress(state="queued")
+        return Progress(state="downloading", downloaded_bytes=mark.length)
+
+    # --- the desk: transfers report here, from any thread -----------------------------------------------
+
+    def ended(self, transfer: Transfer, end: End) -> None:
+        """See `forebay.fetch.transfer.Desk`."""
+        self._post(partial(self._on_ended, transfer, end))
+
+    def slot_freed(self, transfer: Transfer) -> None:
+        """See `forebay.fetch.transfer.Desk`."""
+        self._post(partial(self._free_slot, transfer))
+
+    def slot_wanted(self, transfer: Transfer) -> None:
+        """See `forebay.fetch.transfer.Desk`."""
+        self._post(partial(self._queue, transfer))
+
+    # --- the clerk -------------------------------------------------------------------------------------
+
+    def _ensure_started(self) -> None:
+        if self._thread is not None:
+            return
+        transport = self._make_transport()
+        pool = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="forebay-sync")
+        self._shop = Workshop(transport, WriterThread(), pool, self._partials, self)
+        transport.start()
+        self._shop.writer.start()
+        self._thread = threading.Thread(target=self._run, name="forebay-clerk", daemon=True)
+        self._thread.start()
+
+    def _post(self, call: Callable[[], None]) -> None:
+        with self._wake:
+            self._inbox.append(call)
+            self._wake.notify()
+
+    def _run(self) -> None:
+        assert self._shop is not None
+        while not (self._closing and not self._tickets and not self._inbox):
+            with self._wake:
+                if not self._inbox:
+                    self._wake.wait(self._patience())
+                calls = list(self._inbox)
+                self._inbox.clear()
+            for call in calls:
+                call()
+            try:
+                self._turn()
+            except StorageError as error:
+                self._fail_all(error)
+            except Exception as error:
+                log.exception("the fetcher failed")
+                self._fail_all(StorageFailed("internal error", reason=repr(error)))
+        with contextlib.suppress(StorageError):
+            self._frontier.reap(self._owner.id)
+        self._shop.transport.close()
+        self._shop.writer.close()
+        self._shop.pool.shutdown()
+
+    def _patience(self) -> float | None:
+        """How long to wait for the next event."""
+        if self._blocked or any(host.queue and host.used >= host.held for host in self._hosts.values()):
+            return _LOOK_AGAIN_S
+        if any(host.idle_at is not None for host in self._hosts.values()):
+            return _LINGER_S
+        if self._transfers:
+            return max(0.0, self._beat_at - time.monotonic())
+        return None
+
+    def _turn(self) -> None:
+        """Write what has gathered, in one transaction, then act on it."""
+        self._look_at_blocked()
+        ended, self._ended = self._ended, []
+        new, self._new = self._new, []
+        if ended or new or self._slots_to_move():
+            self._write(ended, new)
+        if self._transfers and time.monotonic() >= self._beat_at:
+            self._beat()
+
+    def _write(self, ended: list[tuple[Transfer, End]], new: list[Ticket]) -> None:
+        begun: list[Transfer] = []
+        started: list[Transfer] = []
+        finished: list[Finished] = []
+        errors: dict[str, ForebayError] = {}
+        try:
+            with self._committing(ended) as outcomes:
+                errors = {o.lease.request_id: e for o, e in outcomes if e is not None}
+                with self._frontier.database.write(durable=bool(outcomes)):
+                    if outcomes:
+                        finished = self._frontier.finish([o for o, _ in outcomes], now=self._clock())
+                    for transfer, end in ended:
+                        if isinstance(end, Suspended):
+                            self._frontier.release(transfer.lease)
+                    begun = self._begin(new)
+                    self._move_slots()
+                    started = self._start_queued()
+        except Exception as error:
+            mapped = (
+                error if isinstance(error, ForebayError) else StorageFailed("internal error", reason=repr(error))
+            )
+            if mapped is not error:
+                log.exception("writing to the catalog failed")
+            for transfer in (*begun, *started, *(transfer for transfer, _ in ended)):
+                self._forget(transfer)
+                self._settle(transfer.job.request_id, mapped)
+            for ticket in new:
+                self._settle(ticket.job.request_id, mapped)
+            return
+        assert self._shop is not None
+        for transfer in started:
+            self._launch(transfer)
+        for transfer, end in ended:
+            if isinstance(end, Suspended):
+                self._settle(transfer.job.request_id, StateError("the download was cancelled"))
+        for item in finished:
+            self._announce(item, errors.get(item.lease.request_id))
+        for _, end in ended:
+            if isinstance(end, Whole):
+                end.landed.partial.forget_mark()
+        if finished:
+            self._after_finish(finished)
+
+    @contextlib.contextmanager
+    def _committing(self, ended: list[tuple[Transfer, End]]) -> Iterator[list[tuple[Outcome, ForebayError | None]]]:
+        """The outcomes of what ended, the bytes of the whole ones adopted by the store; held against the
+        sweep until the catalog has them too."""
+        if not any(isinstance(end, Whole) for _, end in ended):
+            yield [self._outcome(transfer, end) for transfer, end in ended if not isinstance(end, Suspended)]
+            return
+        with self._store.committing():
+            lost = self._adopt([(t, end) for t, end in ended if isinstance(end, Whole)])
+            outcomes = []
+            for transfer, end in ended:
+                if transfer.job.request_id in lost:
+                    end = GaveUp(lost[transfer.job.request_id], end.stats if isinstance(end, Whole) else _NO_STATS)
+                if not isinstance(end, Suspended):
+                    outcomes.append(self._outcome(transfer, end))
+            yield outcomes
+
+    def _adopt(self, whole: list[tuple[Transfer, Whole]]) -> dict[str, StorageError]:
+        """Name the bytes in the store; whose could not be, by request id."""
+        files = [(end.landed.partial.path, end.landed.digests["sha256"]) for _, end in whole]
+        try:
+            self._store.adopt(files)
+            return {}
+        except StorageError:
+            lost: dict[str, StorageError] = {}
+        for (transfer, _), file in zip(whole, files, strict=True):
+            try:
+                if file[0].exists() or not self._store.path(file[1]).exists():
+                    self._store.adopt([file])
+            except StorageError as error:
+                lost[transfer.job.request_id] = error
+        return lost
+
+    def _outcome(
+        self, transfer: Transfer, end: Whole | StillCurrent | GaveUp
+    ) -> tuple[Outcome, ForebayError | None]:
+        match end:
+            case StillCurrent(validated, stats):
+                return Confirmed(transfer.lease, stats, validated), None
+            case GaveUp(error, stats):
+                return Broke(transfer.lease, stats, error.code, str(error)), error
+            case Whole(landed, got, stats):
+                content = Content(
+                    sha256=landed.digests["sha256"],
+                    size_bytes=landed.size_bytes,
+                    hash_hex=landed.digests[transfer.job.hash_name],
+                    media_type=got.media_type,
+                    etag=got.etag,
+                    last_modified=got.last_modified,
+                    filename=choose_filename(
+                        content_disposition=got.content_disposition,
+                        url=transfer.job.ask.url,
+                        media_type=got.media_type,
+                        extension_for=self._extension_for,
+                    ),
+                    content_disposition=got.content_disposition,
+                    content_encoding=got.content_encoding,
+                )
+                return Brought(transfer.lease, stats, content), None
+            case _:
+                assert_never(end)
+
+    # --- leases ----------------------------------------------------------------------------------------
+
+    def _begin(self, tickets: list[Ticket]) -> list[Transfer]:
+        assert self._shop is not None
+        if not tickets:
+            return []
+        out: list[Transfer] = []
+        answers = self._frontier.begin(
+            [ticket.job.request_id for ticket in tickets], owner=self._owner.id, now=self._clock()
+        )
+        for ticket, answer in zip(tickets, answers, strict=True):
+            if isinstance(answer, Busy) and answer.owner == self._owner.id:
+                # Ours, of a job whose commit failed: nothing runs for it.
+                self._frontier.release(_lease(answer))
+                answer = self._frontier.begin([ticket.job.request_id], owner=self._owner.id, now=self._clock())[0]
+            match answer:
+                case Busy():
+                    self._blocked[ticket.job.request_id] = _Blocked(ticket, answer, time.monotonic())
+                case Lease():
+                    transfer = Transfer(ticket.job, answer, self._shop)
+                    ticket._transfer = transfer
+                    self._transfers[ticket.job.request_id] = transfer
+                    self._queue(transfer)
+                    out.append(transfer)
+                case _:
+                    assert_never(answer)
+        return out
+
+    def _look_at_blocked(self) -> None:
+        """See whether the fetches of other owners that we wait for are over, or their owners gone."""
+        now = time.monotonic()
+        for request_id, blocked in list(self._blocked.items()):
+            busy = self._frontier.lease_of(request_id)
+            if busy is None or busy.fence != blocked.busy.fence:
+                del self._blocked[request_id]
+                self._settle(request_id, Settled("elsewhere", blocked.busy.response_id))
+            elif not self._owner.is_alive(busy.owner):
+                self._take_over(request_id, busy.owner)
+            elif busy.beat != blocked.busy.beat:
+                blocked.busy, blocked.seen_at = busy, now
+            elif now - blocked.seen_at > STUCK_AFTER_S:
+                # It may wake up again: its partial file is not safe to go on with.
+                self._stuck.add(request_id)
+                self._take_over(request_id, busy.owner)
+
+    def _take_over(self, request_id: str, owner: str) -> None:
+        log.info("taking over from %s, which is gone", owner)
+        self._frontier.reap(owner)
+        self._new.append(self._blocked.pop(request_id).ticket)
+
+    def _beat(self) -> None:
+        self._beat_at = time.monotonic() + HEARTBEAT_S
+        mine = self._frontier.beat(self._owner.id)
+        for transfer in list(self._transfers.values()):
+            if (transfer.lease.request_id, transfer.lease.fence) not in mine and not self._is_ending(transfer):
+                self._forget(transfer)
+                self._settle(transfer.job.request_id, LeaseLost(transfer.job.request_id))
+                assert self._shop is not None
+                self._shop.transport.call(transfer.cancel)
+
+    def _is_ending(self, transfer: Transfer) -> bool:
+        return any(other is transfer for other, _ in self._ended)
+
+    # --- slots -----------------------------------------------------------------------------------------
+
+    def _queue(self, transfer: Transfer) -> None:
+        if transfer.job.request_id not in self._transfers:
+            return
+        host = self._hosts.setdefault(transfer.job.host, _Host())
+        host.queue.append(transfer)
+        host.idle_at = None
+
+    def _free_slot(self, transfer: Transfer) -> None:
+        if not transfer.holds_slot:
+            return
+        transfer.holds_slot = False
+        self._running -= 1
+        host = self._hosts[transfer.job.host]
+        host.used -= 1
+        if host.used == 0 and not host.queue:
+            host.idle_at = time.monotonic() + _LINGER_S
+
+    def _slots_to_move(self) -> bool:
+        """Whether a transaction about slots, or a start, is due."""
+        now = time.monotonic()
+        return any(
+            (host.queue and self._running < self._max_downloads and (host.used < host.held or host.look_at <= now))
+            or (host.idle_at is not None and host.idle_at <= now)
+            for host in self._hosts.values()
+        )
+
+    def _move_slots(self) -> None:
+        """Take slots for hosts that need more, give back those of hosts that need none."""
+        now, wall = time.monotonic(), self._clock()
+        room = self._max_downloads - self._running
+        for name, host in list(self._hosts.items()):
+            if not host.queue:
+                if host.used == 0 and (host.idle_at is not None or self._ended):
+                    self._frontier.give_slots(name, owner=self._owner.id, count=host.held, waiting=False, now=wall)
+                    del self._hosts[name]
+                continue
+            idle = host.held - host.used
+            if (
+                idle > 0
+                and now - host.since > _FAIR_SHARE_S
+                and self._frontier.others_wait(name, owner=self._owner.id)
+            ):
+                self._frontier.give_slots(name, owner=self._owner.id, count=idle, waiting=True, now=wall)
+                host.held -= idle
+                host.look_at = now + _LOOK_AGAIN_S
+                continue
+            want = min(len(host.queue), self._max_per_host - host.used, room) - idle
+            if want > 0 and host.look_at <= now:
+                got = self._frontier.take_slots(
+                    name, owner=self._owner.id, want=want, limit=self._max_per_host, now=wall
+                )
+                host.held += got
+                if got:
+                    host.since = now
+                else:
+                    host.look_at = now + _LOOK_AGAIN_S
+                    self._bury_the_dead(name)
+            room -= min(len(host.queue), host.held - host.used)
+
+    def _bury_the_dead(self, host: str) -> None:
+        for owner in self._frontier.slot_waiters(host, owner=self._owner.id):
+            if not self._owner.is_alive(owner):
+                self._frontier.reap(owner)
+
+    def _start_queued(self) -> list[Transfer]:
+        out: list[Transfer] = []
+        for host in self._hosts.values():
+            while host.queue and host.used < host.held and self._running < self._max_downloads:
+                transfer = host.queue.popleft()
+                if transfer.job.request_id not in self._transfers:
+                    continue
+                transfer.holds_slot = True
+                host.used += 1
+                self._running += 1
+                if transfer.progress.state == "queued":
+                    self._frontier.start(transfer.lease)
+                out.append(transfer)
+        return out
+
+    def _launch(self, transfer: Transfer) -> None:
+        """Let a transfer run; one that may have a partial file of an earlier process hashes that first."""
+        assert self._shop is not None
+        shop = self._shop
+        if transfer.progress.state != "queued":
+            shop.transport.call(transfer.start)
+            return
+        transfer.prepare()
+        if transfer.lease.fence == 1 or transfer.job.ask.method != "GET":
+            shop.transport.call(transfer.start)
+            return
+        if transfer.job.request_id in self._stuck:
+            self._stuck.discard(transfer.job.request_id)
+            self._partials.discard(transfer.job.request_id)
+
+        def adopt() -> None:
+            try:
+                transfer.adopt()
+            except StorageError as error:
+                self.ended(transfer, GaveUp(error, _NO_STATS))
+            else:
+                shop.transport.call(transfer.start)
+
+        shop.pool.submit(adopt)
+
+    # --- ends ------------------------------------------------------------------------------------------
+
+    def _on_ended(self, transfer: Transfer, end: End) -> None:
+        if self._transfers.get(transfer.job.request_id) is not transfer:
+            if isinstance(end, Whole):  # its lease was lost: these bytes are nobody's
+                end.landed.partial.discard()
+            return
+        self._forget(transfer)
+        self._ended.append((transfer, end))
+
+    def _forget(self, transfer: Transfer) -> None:
+        self._free_slot(transfer)
+        if self._transfers.get(transfer.job.request_id) is transfer:
+            del self._transfers[transfer.job.request_id]
+
+    def _announce(self, item: Finished, error: ForebayError | None) -> None:
+        request_id = item.lease.request_id
+        match item.status:
+            case "lease_lost":
+                self._settle(request_id, LeaseLost(request_id))
+            case "ready" | "duplicate" | "unchanged" | "failed" as status:
+                self._settle(request_id, Settled(status, item.response_id, error))
+            case other:  # pragma: no cover - Finished has no other status
+                raise AssertionError(other)
+
+    def _settle(self, request_id: str, what: Settled | ForebayError) -> None:
+        with self._lock:
+            ticket = self._tickets.pop(request_id, None)
+        if ticket is None:
+            return
+        if isinstance(what, Settled):
+            ticket._future.set_result(what)
+        else:
+            ticket._future.set_exception(what)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        request_id = ticket.job.request_id
+        if self._tickets.get(request_id) is not ticket:
+            return
+        if self._blocked.pop(request_id, None) is not None or ticket in self._new:
+            if ticket in self._new:
+                self._new.remove(ticket)
+            self._settle(request_id, StateError("the download was cancelled"))
+            return
+        transfer = self._transfers.get(request_id)
+        if transfer is None:
+            return  # it has ended; the clerk is about to say so
+        host = self._hosts.get(transfer.job.host)
+        if host is not None and transfer in host.queue and transfer.progress.state == "queued":
+            host.queue.remove(transfer)
+            self._on_ended(transfer, Suspended())
+            return
+        assert self._shop is not None
+        self._shop.transport.call(transfer.cancel)
+
+    def _fail_all(self, error: ForebayError) -> None:
+        """The catalog is out of reach: tell everyone who waits, and stop what runs."""
+        assert self._shop is not None
+        for transfer in list(self._transfers.values()):
+            self._forget(transfer)
+            self._shop.transport.call(transfer.cancel)
+        self._blocked.clear()
+        self._hosts.clear()
+        for request_id in list(self._tickets):
+            self._settle(request_id, error)
+
+
+_NO_STATS = Stats(started_at=0.0)
+
+
+def _lease(busy: Busy) -> Lease:
+    return Lease(busy.request_id, busy.response_id, "", busy.fence, resumed=True)

@@ -1,0 +1,195 @@
+"""Where bytes land: the hash-and-write thread, and one landing per download.
+
+Blocks come from the transfer thread and are hashed and written in order, in a thread of their own: the two
+most expensive steps release the interpreter lock and run beside the network (DESIGN.md section 6). Syncs run
+in a small pool, so that one disk flush never holds up another download's bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from forebay.content.partial import PartialFile, Partials
+from forebay.errors import StorageError, StorageFailed
+from forebay.fetch.transport import BLOCK_BYTES
+
+log = logging.getLogger(__name__)
+
+# Blocks on their way to the disk, over all downloads: more only adds memory.
+_QUEUED_BLOCKS = 16
+# A crash of the machine costs at most this much of a download, or this much time of it.
+_SYNC_BYTES = 64 * BLOCK_BYTES
+_SYNC_SECONDS = 2.0
+
+Recycle = Callable[[bytearray], None]
+
+
+class WriterThread:
+    """Runs what it is given, one after the other."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(_QUEUED_BLOCKS)
+        self._thread = threading.Thread(target=self._run, name="forebay-write", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Run what is queued, then stop."""
+        if self._thread.ident is not None:
+            self._queue.put(None)
+            self._thread.join()
+
+    def put(self, call: Callable[[], None]) -> None:
+        """Run *call* after what was put before."""
+        self._queue.put(call)
+
+    def put_block(self, call: Callable[[], None]) -> None:
+        """The same for a block; waits while too many are queued: the disk is then what limits everyone."""
+        self._room.acquire()
+
+        def release() -> None:
+            self._room.release()
+            call()
+
+        self._queue.put(release)
+
+    def _run(self) -> None:
+        while (call := self._queue.get()) is not None:
+            call()
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A whole body, synced, under *partial*'s path, with its digests by algorithm."""
+
+    partial: PartialFile
+    size_bytes: int
+    digests: dict[str, str]
+
+
+class Landing:
+    """The file and the digests of one download. Its methods run in the writer thread, one at a time, but for
+    `whole` and `prepare`, which run in the pool before or instead of them."""
+
+    def __init__(
+        self, partials: Partials, pool: ThreadPoolExecutor, *, key: str, fence: int, algorithms: Iterable[str]
+    ) -> None:
+        self._partials, self._pool = partials, pool
+        self._key, self._fence = key, fence
+        self._algorithms = frozenset(algorithms) | {"sha256"}
+        self._hashers = self._new_hashers()
+        self._partial: PartialFile | None = None
+        self._sync: Future[None] | None = None
+        self._synced_length = 0
+        self._synced_at = 0.0
+
+    def _new_hashers(self) -> dict[str, hashlib._Hash]:
+        return {name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms}
+
+    def _hash(self, data: memoryview) -> None:
+        for hasher in self._hashers.values():
+            hasher.update(data)
+
+    def prepare(self) -> tuple[int, int, bytes] | None:
+        """Take over what an earlier process left, hashing it again: (length, generation, meta)."""
+        found = self._partials.adopt(self._key, fence=self._fence)
+        if found is None:
+            return None
+        partial, meta = found
+        partial.read_through(self._hash)
+        self._partial, self._synced_length = partial, partial.synced
+        return partial.length, partial.generation, meta
+
+    def begin(self, generation: int, meta: bytes) -> None:
+        """Drop what is there and begin a generation."""
+        self.drop()
+        self._hashers = self._new_hashers()
+        self._partial = self._partials.create(self._key, fence=self._fence, generation=generation)
+        self._partial.keep_mark(meta)
+        self._synced_length, self._synced_at = 0, time.monotonic()
+
+    def write(self, data: memoryview) -> None:
+        """Append *data*; now and then have it synced."""
+        assert self._partial is not None
+        self._partial.append(data)
+        self._hash(data)
+        now = time.monotonic()
+        due = self._partial.length - self._synced_length >= _SYNC_BYTES or now - self._synced_at >= _SYNC_SECONDS
+        if due and (self._sync is None or self._sync.done()):
+            first = self._synced_length == 0
+            self._synced_length, self._synced_at = self._partial.length, now
+            self._sync = self._pool.submit(self._sync_partial, self._partial, first)
+
+    def _sync_partial(self, partial: PartialFile, first: bool) -> None:
+        partial.sync()
+        if first:
+            self._partials.sync_folder()
+
+    def digests(self) -> dict[str, str]:
+        """The digests of what has landed, in hex."""
+        return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
+
+    def landed(self) -> Landed:
+        """Sync what has landed; the caller commits it. Runs in the pool."""
+        assert self._partial is not None
+        self._await_sync()
+        self._partial.sync()
+        return Landed(self._partial, self._partial.length, self.digests())
+
+    def whole(self, data: memoryview, generation: int) -> Landed:
+        """Land a body that is one piece: written, hashed, synced, without a mark. Runs in the pool."""
+        self._hashers = self._new_hashers()
+        partial = self._partial = self._partials.create(self._key, fence=self._fence, generation=generation)
+        if data:
+            partial.append(data)
+            self._hash(data)
+        partial.sync()
+        return Landed(partial, len(data), self.digests())
+
+    def suspend(self) -> None:
+        """Sync what has landed and leave it to be resumed."""
+        if self._partial is not None:
+            self._await_sync()
+            try:
+                self._partial.sync()
+            finally:
+                self._partial.close()
+                self._partial = None
+
+    def drop(self) -> None:
+        """Remove what has landed."""
+        if self._partial is not None:
+            self._await_sync()
+            self._partial.discard()
+            self._partial = None
+
+    def _await_sync(self) -> None:
+        # The files must not be closed, nor their numbers reused, under a running sync.
+        if self._sync is not None:
+            self._sync.exception()
+            self._sync = None
+
+
+def failing(call: Callable[[], None], on_error: Callable[[StorageError], None]) -> Callable[[], None]:
+    """*call*, with its errors handed to *on_error*: in a thread of ours nobody else would see them."""
+
+    def guarded() -> None:
+        try:
+            call()
+        except StorageError as error:
+            on_error(error)
+        except Exception as error:
+            log.exception("a download's landing failed")
+            on_error(StorageFailed("internal error", reason=repr(error)))
+
+    return guarded

@@ -1,0 +1,261 @@
+"""What goes and what stays: retention, the quota, the sweep, and the check of every stored byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from forebay.catalog.catalog import UNDO_SECONDS, Catalog
+from forebay.catalog.frontier import Finished, Frontier
+from forebay.content.files import FileContentStore
+from forebay.content.partial import Partials
+from forebay.core.retention import Eviction, Held, evictions, evictions_for_quota
+from forebay.core.urls import show_url
+from forebay.fetch.owner import Owner
+from forebay.models import Response
+
+
+@dataclass(frozen=True, slots=True)
+class GcItem:
+    """One thing that goes, with its reason. *name*: a version, a digest, or a partial file's Request."""
+
+    kind: Literal["version", "deleted", "content", "partial"]
+    name: str
+    url: str | None
+    size_bytes: int
+    reason: str
+
+
+@dataclass(slots=True)
+class GcReport:
+    """What went, or would go. ``freed_bytes`` counts contents and partial files: versions only name them."""
+
+    items: list[GcItem] = field(default_factory=list)
+    freed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rot:
+    """One damaged content and the versions that had it."""
+
+    sha256: str
+    found: str
+    responses: list[Response]
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What `verify` read, and what was wrong."""
+
+    checked: int = 0
+    checked_bytes: int = 0
+    rotten: list[Rot] = field(default_factory=list)
+
+
+class Housekeeping:
+    """Keeps one folder within its bounds."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        frontier: Frontier,
+        store: FileContentStore,
+        partials: Partials,
+        owner: Owner,
+        clock: Callable[[], float],
+        quota_bytes: int | None,
+        sweep_grace_s: float,
+        partial_keep_s: float,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._catalog, self._frontier, self._store = catalog, frontier, store
+        self._partials, self._owner, self._clock = partials, owner, clock
+        self._quota_bytes, self._grace_s, self._partial_keep_s = quota_bytes, sweep_grace_s, partial_keep_s
+        self._tell = tell
+
+    # --- after each commit -----------------------------------------------------------------------------
+
+    def after(self, finished: Sequence[Finished]) -> None:
+        """Keep the Requests of *finished* within their limits, and the folder within its quota."""
+        for item in finished:
+            if item.crowded and item.status != "lease_lost":
+                self.retain(item.lease.request_id)
+        if self._quota_bytes is not None and any(item.status == "ready" for item in finished):
+            keep = frozenset(item.response_id for item in finished if item.response_id is not None)
+            for url, eviction in self.enforce_quota(keep=keep):
+                self._tell(f"evicted {show_url(url)} {eviction.version}: {eviction.reason}")
+
+    def retain(self, request_id: str) -> list[Eviction]:
+        """Evict what one Request has too much of."""
+        versions = self._catalog.held(request_id).get(request_id, [])
+        gone = self._too_many(request_id, versions)
+        if gone:
+            self._catalog.evict(item.id for item in gone)
+        return gone
+
+    def _too_many(self, request_id: str, versions: Sequence[Held]) -> list[Eviction]:
+        now = self._clock()
+        policy = self._catalog.request(request_id, now=now).request.cache_configuration
+        return evictions(
+            versions,
+            max_unpinned=policy.max_cached_unpinned_versions,
+            max_pinned=policy.max_cached_pinned_versions,
+            now=now,
+        )
+
+    def enforce_quota(
+        self, *, keep: frozenset[str] = frozenset(), dry_run: bool = False
+    ) -> list[tuple[str, Eviction]]:
+        """Bring the folder under its quota: what was deleted goes first, then the least useful versions."""
+        quota = self._quota_bytes
+        if quota is None or self._used_bytes() <= quota:
+            return []
+        if not dry_run:
+            self._catalog.purge_deleted(before=self._clock())
+            self._sweep_contents(before=self._clock(), dry_run=False)
+        gone: list[tuple[str, Eviction]] = []
+        used = self._used_bytes()
+        # Versions may share content: what evicting frees is only known when the sweep has looked.
+        while used > quota:
+            now = self._clock()
+            held = self._catalog.held()
+            names = {h.id: request_id for request_id, versions in held.items() for h in versions}
+            every = [h for versions in held.values() for h in versions]
+            chosen = evictions_for_quota(every, used_bytes=used, quota_bytes=quota, now=now, keep=keep)
+            if not chosen:
+                break
+            urls = self._catalog.configurations()
+            gone += [(urls[names[item.id]][0], item) for item in chosen]
+            if dry_run:
+                break
+            self._catalog.evict(item.id for item in chosen)
+            self._sweep_contents(before=now, dry_run=False)
+            left = self._used_bytes()
+            if left >= used:
+                break
+            used = left
+        return gone
+
+    def _used_bytes(self) -> int:
+        return self._catalog.usage().content_bytes
+
+    # --- gc --------------------------------------------------------------------------------------------
+
+    def gc(self, *, dry_run: bool = False) -> GcReport:
+        """Drop everything whose time has come. With *dry_run*, only say what."""
+        report, now = GcReport(), self._clock()
+        urls = self._catalog.configurations()
+        for request_id, versions in self._catalog.held().items():
+            gone = self._too_many(request_id, versions)
+            url = show_url(urls[request_id][0])
+            report.items += [GcItem("version", g.version, url, g.size_bytes, g.reason) for g in gone]
+            if not dry_run:
+                self._catalog.evict(item.id for item in gone)
+        for response in self._catalog.deleted_before(now - UNDO_SECONDS):
+            size = response.content_attributes.content_size_bytes or 0
+            reason = "removed more than a day ago"
+            report.items.append(GcItem("deleted", response.version, response.url, size, reason))
+        if not dry_run:
+            self._catalog.purge_deleted(before=now - UNDO_SECONDS)
+        for url, item in self.enforce_quota(dry_run=dry_run):
+            report.items.append(GcItem("version", item.version, show_url(url), item.size_bytes, item.reason))
+        for found in (
+            *self._sweep_contents(before=now - self._grace_s, dry_run=dry_run),
+            *self._sweep_files(before=now - self._grace_s, dry_run=dry_run),
+            *self._sweep_partials(now=now, dry_run=dry_run),
+        ):
+            report.items.append(found)
+            report.freed_bytes += found.size_bytes
+        if not dry_run:
+            self._bury_the_dead()
+        return report
+
+    def _sweep_contents(self, *, before: float, dry_run: bool) -> list[GcItem]:
+        """Contents that no version has any more."""
+        out: list[GcItem] = []
+        for content in self._catalog.unreferenced(before=before):
+            if not dry_run:
+                with self._store.sweeping():
+                    if not self._catalog.forget_content(content.sha256):
+                        continue  # a version has it by now
+                    self._store.delete(content.sha256)
+            out.append(GcItem("content", content.sha256, None, content.size_bytes, "no version has it"))
+        return out
+
+    def _sweep_files(self, *, before: float, dry_run: bool) -> list[GcItem]:
+        """Files without a row: a crash came between the rename and the commit."""
+        old = {sha256: size for sha256, at, size in self._store.stored() if at < before}
+        orphans = old.keys() - self._catalog.known_contents(old)
+        out: list[GcItem] = []
+        for sha256 in sorted(orphans):
+            if not dry_run:
+                with self._store.sweeping():
+                    if self._catalog.known_contents([sha256]):
+                        continue
+                    self._store.delete(sha256)
+            out.append(GcItem("content", sha256, None, old[sha256], "left over from a crash"))
+        return out
+
+    def _sweep_partials(self, *, now: float, dry_run: bool) -> list[GcItem]:
+        out: list[GcItem] = []
+        for key, written_at, size in self._partials.leftovers():
+            if now - written_at < self._partial_keep_s or self._frontier.lease_of(key) is not None:
+                continue
+            reason = f"an unfinished download, not resumed for {self._partial_keep_s / 86400:.0f} days"
+            out.append(GcItem("partial", key, None, size, reason))
+            if not dry_run:
+                self._partials.discard(key)
+        return out
+
+    def _bury_the_dead(self) -> None:
+        for owner in self._owner.dead():
+            self._frontier.reap(owner)
+            self._owner.bury(owner)
+
+    # --- verify ----------------------------------------------------------------------------------------
+
+    def verify(self, *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """Read every stored byte. What does not hash to its address is marked: it is never served again, and
+        its Requests are due. *progress* gets (bytes read, bytes in all)."""
+        report = VerifyReport()
+        contents = [content for content in self._catalog.contents() if not content.rotten]
+        total = sum(content.size_bytes for content in contents)
+        for content in contents:
+            found = self._store.verify(content.sha256, size_bytes=content.size_bytes)
+            report.checked += 1
+            report.checked_bytes += content.size_bytes
+            if found is not None and self._catalog.known_contents([content.sha256]):
+                sentence = f"content {content.sha256} is damaged: {found}"
+                responses = self._catalog.mark_rotten(content.sha256, found=sentence, now=self._clock())
+                report.rotten.append(Rot(content.sha256, found, responses))
+            if progress is not None:
+                progress(report.checked_bytes, total)
+        return report
+
+
+class Touches:
+    """Times of use, gathered and written in batches: a hit writes nothing."""
+
+    _MANY = 4096
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._used: dict[str, float] = {}
+        self._requested: dict[str, float] = {}
+
+    def note(self, responses: Iterable[Response], *, now: float) -> None:
+        """These versions were asked for."""
+        for response in responses:
+            self._used[response.id] = now
+            self._requested[response.request_id] = now
+        if len(self._used) >= self._MANY:
+            self.write()
+
+    def write(self) -> None:
+        """Write what has been gathered."""
+        if self._used or self._requested:
+            used, requested = self._used, self._requested
+            self._used, self._requested = {}, {}
+            self._catalog.touch(used=used, requested=requested)

@@ -1,0 +1,357 @@
+"""The models that cross the boundary: what Python callers, JSON and the command line see.
+
+Times are aware UTC datetimes; names are the JSON names. `Request` is a registered ask, `Response` one stored
+answer to it (a version).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from cronsim import CronSim, CronSimError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from forebay.core import strategies
+from forebay.core.fields import check_field
+from forebay.core.strategies import Facts
+from forebay.core.urls import normalise_url
+from forebay.errors import InvalidValue, RequestError
+
+Status = Literal["wait", "in_progress", "ready", "duplicate", "failed"]
+HttpMethod = Literal["get", "post", "put"]
+Source = Literal["http", "upload"]
+
+TAG_PATTERN = re.compile(r"[A-Za-z0-9_-]{2,64}")
+# shake_* have no digest of their own length, so they cannot name one.
+HASH_NAMES = frozenset(name for name in hashlib.algorithms_guaranteed if not name.startswith("shake_"))
+
+
+def check_tag(tag: str) -> str:
+    """*tag*, or `InvalidValue`: 2 to 64 of ``[A-Za-z0-9-_]``."""
+    if not TAG_PATTERN.fullmatch(tag):
+        raise InvalidValue("tag", expected="2 to 64 of [A-Za-z0-9-_]", got=tag)
+    return tag
+
+
+def _cron_tick(line: str, after: float) -> float:
+    moment = datetime.fromtimestamp(after, UTC)
+    try:
+        return next(CronSim(line, moment)).timestamp()
+    except StopIteration:  # pragma: no cover - cronsim looks 50 years ahead; a valid line ticks before
+        return after + 50 * 365 * 86400.0
+
+
+class _Strategy(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def on_request(self) -> bool:
+        """Whether each request refreshes, whatever the time."""
+        return False
+
+    @property
+    def keeps_duplicates(self) -> bool:
+        """Whether a check that found nothing new makes a `duplicate` version."""
+        return True
+
+    def may_probe(self, facts: Facts) -> bool:
+        """Whether a HEAD will do for a content without a validator."""
+        return False
+
+
+class Never(_Strategy):
+    """Fetched once."""
+
+    strategy_name: Literal["never"] = "never"
+
+    def next_due(self, facts: Facts) -> float | None:
+        """Unix time at which the Request is due; None: never by itself. So with the other strategies."""
+        return strategies.never(facts)
+
+
+class Age(_Strategy):
+    """Fetched again *seconds* after the last check."""
+
+    strategy_name: Literal["age"] = "age"
+    seconds: float = Field(default=3600, gt=0, le=10 * 365 * 86400)
+
+    def next_due(self, facts: Facts) -> float | None:
+        return strategies.age(facts, seconds=self.seconds)
+
+
+class Cron(_Strategy):
+    """Fetched at each tick of *cron* (UTC): five fields, or six with the seconds first; and at once after the
+    registration with *run_at_start*."""
+
+    strategy_name: Literal["cron"] = "cron"
+    cron: str = "0 0 * * *"
+    run_at_start: bool = True
+
+    @field_validator("cron")
+    @classmethod
+    def _check_cron(cls, line: str) -> str:
+        try:
+            next(CronSim(line, datetime(2024, 1, 1, tzinfo=UTC)))
+        except (CronSimError, StopIteration, ValueError) as error:
+            raise ValueError(f"a cron line of five fields, or six with the seconds first ({error})") from error
+        return line
+
+    def next_due(self, facts: Facts) -> float | None:
+        return strategies.cron(facts, line=self.cron, run_at_start=self.run_at_start, tick=_cron_tick)
+
+
+class WhenRequested(_Strategy):
+    """Fetched at each request; requests during a running fetch share it."""
+
+    strategy_name: Literal["when_requested"] = "when_requested"
+
+    @property
+    def on_request(self) -> bool:
+        return True
+
+    def next_due(self, facts: Facts) -> float | None:
+        return strategies.when_requested(facts)
+
+
+class WhenRemoteChanged(_Strategy):
+    """Asked conditionally each *check_interval_sec*; a new version only when the content changed. Without a
+    validator, a HEAD may keep the version for *fallback_max_age_sec*."""
+
+    strategy_name: Literal["when_remote_changed"] = "when_remote_changed"
+    check_interval_sec: float = Field(default=21600, gt=0, le=10 * 365 * 86400)
+    fallback_max_age_sec: float = Field(default=86400, gt=0, le=10 * 365 * 86400)
+
+    @property
+    def keeps_duplicates(self) -> bool:
+        return False
+
+    def may_probe(self, facts: Facts) -> bool:
+        return facts.confirmed_at is not None and facts.now < facts.confirmed_at + self.fallback_max_age_sec
+
+    def next_due(self, facts: Facts) -> float | None:
+        return strategies.when_remote_changed(
+            facts,
+            check_interval_sec=self.check_interval_sec,
+            fallback_max_age_sec=self.fallback_max_age_sec,
+        )
+
+
+AnyStrategy = Annotated[
+    Never | Age | Cron | WhenRequested | WhenRemoteChanged, Field(discriminator="strategy_name")
+]
+
+
+class ReCachingStrategy:
+    """When a Request is fetched again: ``ReCachingStrategy.age(seconds=60)`` and so on."""
+
+    never = Never
+    age = Age
+    cron = Cron
+    when_requested = WhenRequested
+    when_remote_changed = WhenRemoteChanged
+
+    @staticmethod
+    def parse(text: str) -> Never | Age | Cron | WhenRequested | WhenRemoteChanged:
+        """The strategy that a short *text* names: ``never``, ``always``, ``changed``, an age such as ``90s``,
+        ``15m``, ``6h``, ``7d``, ``2w``, or ``cron:LINE``. Raises `InvalidValue`."""
+        word = text.strip()
+        plain: dict[str, type[Never | WhenRequested | WhenRemoteChanged]] = {
+            "never": Never,
+            "always": WhenRequested,
+            "changed": WhenRemoteChanged,
+        }
+        if word in plain:
+            return plain[word]()
+        try:
+            if word.startswith("cron:"):
+                return Cron(cron=word.removeprefix("cron:").strip())
+            return Age(seconds=parse_duration(word))
+        except ValueError as error:
+            expected = "never, always, changed, an age such as 90s, 15m, 6h, 7d, or cron:LINE"
+            raise InvalidValue("refresh", expected=expected, got=text) from error
+
+
+def parse_duration(text: str) -> float:
+    """Seconds that *text* says: a number with s, m, h, d or w behind it. Raises ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
+    if match is None:
+        raise ValueError(f"no duration: {text!r}")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
+
+
+class RequestCacheConfiguration(BaseModel):
+    """When a Request is fetched again, and how many of its versions are kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recaching_strategy: AnyStrategy = Field(default_factory=WhenRemoteChanged)
+    max_cached_unpinned_versions: int = Field(default=2, ge=1)
+    max_cached_pinned_versions: int = Field(default=10, ge=0)
+
+
+class Request(BaseModel):
+    """A registered ask for one upstream resource; its `signature` is its identity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    url: str
+    http_method: HttpMethod = "get"
+    http_header_fields: dict[str, str] | None = None
+    http_query_params: dict[str, str | list[str]] | None = None
+    http_request_body: dict[str, Any] | str | None = None
+    source: Source = "http"
+    group_name: str = "default"
+    description: str = ""
+    documentation_link: str = ""
+    validation_hash_type: str = "sha256"
+    cache_configuration: RequestCacheConfiguration = Field(default_factory=RequestCacheConfiguration)
+    first_request_datetime_utc: datetime
+    latest_request_datetime_utc: datetime
+
+
+class RequestSpec(BaseModel):
+    """What a caller registers: a `Request` without what Forebay adds. Everything is checked here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str
+    http_method: HttpMethod = "get"
+    http_header_fields: dict[str, str] | None = None
+    http_query_params: dict[str, str | list[str]] | None = None
+    http_request_body: dict[str, Any] | str | None = None
+    group_name: str = Field(default="default", min_length=1, max_length=200)
+    description: str = Field(default="", max_length=10_000)
+    documentation_link: str = Field(default="", max_length=8192)
+    validation_hash_type: str = "sha256"
+    cache_configuration: RequestCacheConfiguration = Field(default_factory=RequestCacheConfiguration)
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        return normalise_url(url)
+
+    @field_validator("http_header_fields")
+    @classmethod
+    def _check_fields(cls, fields: dict[str, str] | None) -> dict[str, str] | None:
+        for name, value in (fields or {}).items():
+            check_field(name, value)
+            if name.lower() in FIELDS_OF_OURS:
+                raise InvalidValue(
+                    f"http_header_fields.{name}", expected="a field that Forebay does not set", got=name
+                )
+        return fields or None
+
+    @field_validator("validation_hash_type")
+    @classmethod
+    def _check_hash(cls, name: str) -> str:
+        return check_hash_name(name)
+
+    def signature(self) -> str:
+        """SHA-256 over the canonical JSON of method, URL, params, fields, body and group, in hex."""
+        identity = {
+            "method": self.http_method,
+            "url": self.url,
+            "params": self.http_query_params or {},
+            "fields": sorted((name.lower(), value) for name, value in (self.http_header_fields or {}).items()),
+            "body": self.http_request_body or None,
+            "group": self.group_name,
+        }
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Fields that say how the bytes travel: the download sets them, or HTTP would break.
+FIELDS_OF_OURS = frozenset(
+    {
+        "accept-encoding", "connection", "content-length", "expect", "host", "if-match", "if-modified-since",
+        "if-none-match", "if-range", "if-unmodified-since", "keep-alive", "proxy-authorization",
+        "proxy-connection", "range", "te", "trailer", "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+
+
+def check_hash_name(name: str) -> str:
+    """*name* in lower case, or `InvalidValue`: any guaranteed hashlib name with a length of its own."""
+    if name.lower() not in HASH_NAMES:
+        raise InvalidValue("validation_hash_type", expected="one of " + ", ".join(sorted(HASH_NAMES)), got=name)
+    return name.lower()
+
+
+def body_to_send(body: dict[str, Any] | str | None) -> tuple[bytes | None, str | None]:
+    """The bytes and the Content-Type of a registered body: null or ``{}`` sends nothing, a dict is sent as
+    JSON, a str as it is."""
+    if not body:
+        return None, None
+    if isinstance(body, str):
+        return body.encode(), "text/plain; charset=utf-8"
+    return json.dumps(body, ensure_ascii=False).encode(), "application/json"
+
+
+class ResponseContentAttributes(BaseModel):
+    """What is known of a version's content. Never null once a version exists; its parts may be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    media_type: str | None = None
+    etag: str | None = None
+    content_size_bytes: int | None = None
+    last_modified_datetime_utc: datetime | None = None
+    filename: str | None = None
+    content_disposition: str | None = None
+    content_encoding: str | None = None
+    sha256: str | None = None
+
+
+class ResponseDownloadStats(BaseModel):
+    """How a version's download went, or how it is going. Never null once a version exists."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    downloaded_bytes: int = 0
+    avg_bytes_per_sec: float = 0.0
+    download_running_duration_sec: float = 0.0
+    download_start_time_unix_ts: float | None = None
+    total_bytes_to_download: int | None = None
+    state: Literal["init", "downloading", "failed", "finished"] = "init"
+    error: str | None = None
+    error_code: str | None = None
+    attempts: int = 0
+    resumed_bytes: int = 0
+    final_url: str | None = None
+    http_status: int | None = None
+
+
+class Response(BaseModel):
+    """One stored answer to a Request: an immutable version."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    request_id: str
+    url: str
+    version: str
+    previous_version: str | None = None
+    next_version: str | None = None
+    status: Status
+    content_download_path: str
+    cached_datetime_utc: datetime | None = None
+    request_datetime_utc: datetime
+    pinned: bool = False
+    pinned_until_utc: datetime | None = None
+    tags: list[str] = Field(default_factory=list)
+    content_hash_hex: str | None = None
+    content_attributes: ResponseContentAttributes = Field(default_factory=ResponseContentAttributes)
+    download_stats: ResponseDownloadStats = Field(default_factory=ResponseDownloadStats)
+
+
+def invalid_from(error: ValidationError, field: str = "request") -> RequestError:
+    """`RequestError` for what pydantic found wrong: names the field and the rule, never a secret's value."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or field
+    shown = "something else" if "header" in where or "body" in where else first.get("input")
+    return InvalidValue(where, expected=first["msg"].removeprefix("Value error, "), got=shown)

@@ -1,0 +1,95 @@
+"""One `Settings` object: keyword arguments, environment names (``FOREBAY_*``) and the reference page derive
+from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from forebay.core.exchange import Limits
+from forebay.core.retry import RetryPolicy
+
+
+def default_data() -> Path:
+    """Where a user's content is kept when nothing else is said."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("forebay", appauthor=False))
+
+
+class Settings(BaseSettings):
+    """How a Forebay works. Each field is a keyword of `forebay.open` and, in capitals behind ``FOREBAY_``, an
+    environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix="FOREBAY_", extra="forbid", frozen=True)
+
+    data: Path = Field(default_factory=default_data, description="The folder that holds everything.")
+    max_downloads: int = Field(default=4, ge=1, le=1000, description="Downloads at once.")
+    max_downloads_per_host: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Downloads at once from one host, over all processes on the folder.",
+    )
+    max_attempts: int = Field(default=5, ge=1, description="Attempts in a row without progress before giving up.")
+    backoff_base_s: float = Field(
+        default=1.35, gt=0, description="The first wait between attempts; each next doubles."
+    )
+    backoff_max_s: float = Field(default=60.0, gt=0, description="The longest wait between attempts.")
+    retry_after_max_s: float = Field(default=300.0, ge=0, description="The longest Retry-After that is honoured.")
+    deadline_s: float | None = Field(default=None, gt=0, description="Time for a whole download; none: no limit.")
+    connect_timeout_s: float = Field(default=30.0, gt=0, description="Time for a connection to be made.")
+    stall_bytes_per_s: int = Field(
+        default=64, ge=1, description="Slower than this for the stall window: the attempt fails."
+    )
+    stall_window_s: int = Field(default=60, ge=1, description="The stall window in seconds.")
+    max_size_bytes: int | None = Field(default=None, gt=0, description="The largest content that is taken.")
+    max_redirects: int = Field(default=10, ge=0, description="Redirects that are followed in one attempt.")
+    quota_bytes: int | None = Field(
+        default=None,
+        gt=0,
+        description="All content together; beyond it the least useful unpinned versions go.",
+    )
+    sweep_grace_s: float = Field(
+        default=3600.0, ge=0, description="How long content that no version has any more is kept."
+    )
+    partial_keep_s: float = Field(
+        default=7 * 86400.0, ge=0, description="How long an unfinished download can be resumed."
+    )
+    allow_private: bool = Field(
+        default=True, description="Fetch from loopback and private networks (for a server the default is no)."
+    )
+    allow_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Networks to fetch from in spite of the gate, such as 10.0.0.0/8."
+    )
+    proxy: str = Field(
+        default="",
+        description="A proxy's URL, or 'environment' for HTTP_PROXY and friends. The proxy is then the gate: "
+        "Forebay cannot check the addresses that it dials.",
+    )
+    user_agent: str = Field(default="forebay/0.1 (+https://github.com/forebay/forebay)", description="User-Agent.")
+
+    @field_validator("allow_networks", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part for part in value.replace(",", " ").split() if part)
+        return value
+
+    def limits(self) -> Limits:
+        """The bounds of one download."""
+        retry = RetryPolicy(
+            max_attempts=self.max_attempts,
+            backoff_base_s=self.backoff_base_s,
+            backoff_max_s=self.backoff_max_s,
+            retry_after_max_s=self.retry_after_max_s,
+        )
+        return Limits(
+            retry=retry,
+            deadline_s=self.deadline_s,
+            max_size_bytes=self.max_size_bytes,
+            max_redirects=self.max_redirects,
+        )
