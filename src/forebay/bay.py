@@ -42,6 +42,7 @@ from forebay.errors import (
 from forebay.fetch.fetcher import Fetcher, Settled, Ticket
 from forebay.fetch.gate import Gate
 from forebay.fetch.owner import Owner
+from forebay.fetch.scheduler import Scheduler
 from forebay.fetch.transfer import Job, Progress
 from forebay.fetch.transport import Transport, TransportSettings, system_ca_file
 from forebay.housekeeping import GcReport, Housekeeping, Touches, VerifyReport
@@ -116,6 +117,7 @@ class Forebay:
             tell=log.warning,
         )
         self._fetcher = Fetcher(
+            catalog=self._catalog,
             frontier=self._frontier,
             store=self._store,
             partials=self._partials,
@@ -240,11 +242,12 @@ class Forebay:
 
         try:
             while True:
-                fetched, jobs = self._begin(list(islice(urls, _WINDOW - len(running))), make)
-                run(jobs)
-                yield from fetched
-                if not running and not fetched:
-                    return
+                if len(running) <= _WINDOW // 2:  # refilled in bulk: many look-ups cost little more than one
+                    fetched, jobs = self._begin(list(islice(urls, _WINDOW - len(running))), make)
+                    run(jobs)
+                    yield from fetched
+                    if not running and not fetched:
+                        return
                 for errand, ticket in self._settled(done, running, progress):
                     following = errand.settled(outcome_of(ticket))
                     if isinstance(following, Job):
@@ -518,23 +521,21 @@ class Forebay:
             free_bytes=shutil.disk_usage(self.folder).free,
         )
 
-    # --- due work (what a server's scheduler drives) ----------------------------------------------------
+    # --- due work --------------------------------------------------------------------------------------
 
-    def refresh_due(self, *, limit: int = 100) -> int:
-        """Fetch what is due by its strategy, the longest due first, *limit* at most; returns how many."""
-        ids = self._frontier.due(now=self._clock(), limit=limit)
-        jobs: list[Job] = []
-        for request_id in ids:
+    def scheduler(self) -> Scheduler:
+        """What fetches due Requests by itself while it runs: start it, stop it. A server has one."""
+        room = 4 * self.settings.max_downloads  # the ones that wait for a host's slot do not hold up others
+        return Scheduler(self._frontier, submit=self._submit_due, clock=self._clock, room=room)
+
+    def _submit_due(self, request_ids: Sequence[str]) -> list[Ticket]:
+        jobs = []
+        for request_id in request_ids:
             registered = self._catalog.request(request_id, now=self._clock())
             strategy = registered.request.cache_configuration.recaching_strategy
             probe = registered.latest is not None and strategy.may_probe(registered.facts)
             jobs.append(make_job(registered, limits=self._limits, validate=True, probe=probe))
-        for ticket in self._fetcher.submit(jobs):
-            try:
-                ticket.wait()
-            except ForebayError as error:
-                log.warning("%s: %s", show_url(ticket.job.ask.url), error)
-        return len(ids)
+        return self._fetcher.submit(jobs)
 
 
 def open(folder: str | Path | None = None, **settings: Any) -> Forebay:

@@ -103,12 +103,11 @@ class Errand:
             return self._without(settled)
         match settled.status:
             case "elsewhere":
-                return self._after_elsewhere(settled.response_id)
+                return self._after_elsewhere(settled.response)
             case "failed":
                 return self._without(settled.error or OriginError("origin_error", "the fetch failed"))
             case "ready":
-                assert settled.response_id is not None
-                response = self._catalog.response(settled.response_id, now=self._clock())
+                response = settled.response
                 if response is None or not self._is_expected(response):
                     return self._again(shared=False)  # evicted at once, or fetched for another's expectation
                 return Fetched(self.url, response, "fetched")
@@ -126,9 +125,8 @@ class Errand:
             raise HashMismatch(self.url, algorithm=algorithm, expected=expected, got=_digest(latest, algorithm))
         return Fetched(self.url, latest, "unchanged")
 
-    def _after_elsewhere(self, response_id: str | None) -> Next:
+    def _after_elsewhere(self, response: Response | None) -> Next:
         """Another process has ended its fetch; its failure is ours, its success we share."""
-        response = None if response_id is None else self._catalog.response(response_id, now=self._clock())
         if response is not None and response.status == "failed":
             stats = response.download_stats
             return self._without(OriginError(stats.error_code or "origin_error", stats.error or "the fetch failed"))

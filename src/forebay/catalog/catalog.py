@@ -6,11 +6,11 @@ What a due Request is, who may fetch it and how many transfers a host gets is `f
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from forebay.catalog.database import Database
@@ -68,37 +68,47 @@ class Usage:
 
 _live = responses.c.deleted_at.is_(None)
 
-_SELECT_REGISTERED = select(requests)
-_BY_SIGNATURE = _SELECT_REGISTERED.where(requests.c.signature == bindparam("signature"))
-_BY_ID = _SELECT_REGISTERED.where(requests.c.id == bindparam("id"))
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_BY_SIGNATURES = select(requests).where(requests.c.signature.in_(_IDS))
+_BY_IDS = select(requests).where(requests.c.id.in_(_IDS))
+# Ascending: of several, the last one read is the newest.
 _LATEST_READY = (
     select(responses)
-    .where(responses.c.request_id == bindparam("request_id"), responses.c.status == "ready", _live)
-    .order_by(responses.c.version.desc())
-    .limit(1)
+    .where(responses.c.request_id.in_(_IDS), responses.c.status == "ready", _live)
+    .order_by(responses.c.version)
 )
-_RESPONSE_WITH_URL = select(responses, requests.c.url).join(requests, requests.c.id == responses.c.request_id)
-_RESPONSE_BY_ID = _RESPONSE_WITH_URL.where(responses.c.id == bindparam("id"))
-_NEIGHBOURS = select(
-    select(func.max(responses.c.version))
-    .where(
-        responses.c.request_id == bindparam("request_id"),
-        responses.c.version < bindparam("version"),
-        responses.c.status == "ready",
-        _live,
+
+
+def _neighbour(version: Any, *, before: bool) -> Any:
+    """The ready version next to a row of `responses`: derived, never stored."""
+    other = responses.alias()
+    side = other.c.version < responses.c.version if before else other.c.version > responses.c.version
+    return (
+        select(version(other.c.version))
+        .where(
+            other.c.request_id == responses.c.request_id,
+            side,
+            other.c.status == "ready",
+            other.c.deleted_at.is_(None),
+        )
+        .scalar_subquery()
+        .label("previous_version" if before else "next_version")
     )
-    .scalar_subquery(),
-    select(func.min(responses.c.version))
-    .where(
-        responses.c.request_id == bindparam("request_id"),
-        responses.c.version > bindparam("version"),
-        responses.c.status == "ready",
-        _live,
-    )
-    .scalar_subquery(),
-)
-_TAGS_OF = select(tags.c.tag).where(tags.c.response_id == bindparam("response_id"))
-_INSERT_REQUEST = insert(requests).on_conflict_do_nothing(index_elements=["signature"])
+
+
+_RESPONSES = select(
+    responses,
+    requests.c.url,
+    _neighbour(func.max, before=True),
+    _neighbour(func.min, before=False),
+    select(func.aggregate_strings(tags.c.tag, " "))
+    .where(tags.c.response_id == responses.c.id)
+    .scalar_subquery()
+    .label("tag_names"),
+).join(requests, requests.c.id == responses.c.request_id)
+_RESPONSES_BY_ID = _RESPONSES.where(responses.c.id.in_(_IDS))
+# With RETURNING, many rows travel in one statement, and those that were there before are not returned.
+_INSERT_REQUESTS = insert(requests).on_conflict_do_nothing(index_elements=["signature"]).returning(requests.c.id)
 
 
 class Catalog:
@@ -112,18 +122,14 @@ class Catalog:
     def find(self, signature: str, *, now: float) -> Registered | None:
         """The Request of *signature*; one indexed look-up, nothing is written."""
         with self.database.read() as db:
-            row = db.execute(_BY_SIGNATURE, {"signature": signature}).first()
-            return None if row is None else _registered(db, row, now=now, created=False)
+            return _find(db, [signature], now=now).get(signature)
 
     def find_or_create(self, specs: Sequence[RequestSpec], *, now: float) -> list[Registered]:
         """The Request of each of *specs*, registered where it is new; safe against two at once: both get
         the same one, and one of them is told that it created it."""
         signatures = [spec.signature() for spec in specs]
-        found = {}
-        for signature in signatures:
-            known = self.find(signature, now=now)
-            if known is not None:
-                found[signature] = known
+        with self.database.read() as db:
+            found = _find(db, signatures, now=now)
         missing = {sig: spec for sig, spec in zip(signatures, specs, strict=True) if sig not in found}
         if missing:
             found |= self._create(missing, now=now)
@@ -143,22 +149,17 @@ class Catalog:
             }
             for signature, spec in specs.items()
         ]
-        ids = {row["id"] for row in rows}
         with self.database.write(durable=False) as db:
-            db.execute(_INSERT_REQUEST, rows)
-            out = {}
-            for signature in specs:
-                row = db.execute(_BY_SIGNATURE, {"signature": signature}).one()
-                out[signature] = _registered(db, row, now=now, created=row.id in ids)
-            return out
+            created = set(db.execute(_INSERT_REQUESTS, rows).scalars())
+            return _find(db, list(specs), now=now, created=created)
 
     def request(self, request_id: str, *, now: float) -> Registered:
         """The Request of *request_id*, or `UnknownRequest`."""
         with self.database.read() as db:
-            row = db.execute(_BY_ID, {"id": request_id}).first()
+            row = db.execute(_BY_IDS, {"ids": [request_id]}).first()
             if row is None:
                 raise UnknownRequest(f"request {request_id}")
-            return _registered(db, row, now=now, created=False)
+            return _registered(row, _latest(db, [row.id]).get(row.id), now=now, created=False)
 
     def requests_of_url(self, url: str) -> list[Request]:
         """Every Request of *url*, the oldest first: their methods, fields, bodies or groups differ."""
@@ -189,16 +190,22 @@ class Catalog:
 
     def response(self, response_id: str, *, now: float) -> Response | None:
         """The version with that id, deleted or not."""
+        return self.responses([response_id], now=now).get(response_id)
+
+    def responses(self, response_ids: Sequence[str], *, now: float) -> dict[str, Response]:
+        """The versions with those ids, deleted or not, by id."""
+        if not response_ids:
+            return {}
         with self.database.read() as db:
-            row = db.execute(_RESPONSE_BY_ID, {"id": response_id}).first()
-            return None if row is None else _response(db, row, now=now)
+            rows = db.execute(_RESPONSES_BY_ID, {"ids": list(response_ids)}).all()
+        return {row.id: response_of(row, now_us=micros(now)) for row in rows}
 
     def latest_ready(self, request_id: str, *, now: float) -> Response | None:
         """The newest ready version."""
         return self._one(
-            _RESPONSE_WITH_URL.where(
-                responses.c.request_id == request_id, responses.c.status == "ready", _live
-            ).order_by(responses.c.version.desc()),
+            _RESPONSES.where(responses.c.request_id == request_id, responses.c.status == "ready", _live).order_by(
+                responses.c.version.desc()
+            ),
             now=now,
         )
 
@@ -206,7 +213,7 @@ class Catalog:
         self, request_id: str, *, version: str | None = None, tag: str | None = None, now: float
     ) -> Response | None:
         """The version of that name, or the newest with that tag; ready ones and duplicates only."""
-        query = _RESPONSE_WITH_URL.where(
+        query = _RESPONSES.where(
             responses.c.request_id == request_id, responses.c.status.in_(("ready", "duplicate")), _live
         ).order_by(responses.c.version.desc())
         if version is not None:
@@ -218,16 +225,16 @@ class Catalog:
     def versions(self, request_id: str, *, deleted: bool = False, now: float) -> list[Response]:
         """All versions of a Request, the newest first; with *deleted*, the deleted ones instead."""
         condition = responses.c.deleted_at.is_not(None) if deleted else _live
-        query = _RESPONSE_WITH_URL.where(responses.c.request_id == request_id, condition).order_by(
+        query = _RESPONSES.where(responses.c.request_id == request_id, condition).order_by(
             responses.c.version.desc()
         )
         with self.database.read() as db:
-            return [_response(db, row, now=now) for row in db.execute(query).all()]
+            return [response_of(row, now_us=micros(now)) for row in db.execute(query).all()]
 
     def _one(self, query: Any, *, now: float) -> Response | None:
         with self.database.read() as db:
             row = db.execute(query.limit(1)).first()
-            return None if row is None else _response(db, row, now=now)
+            return None if row is None else response_of(row, now_us=micros(now))
 
     def tag(self, response_id: str, tag: str, *, remove: bool = False) -> None:
         """Name a version, or take the name away; doing it twice is doing it once. Durable on return."""
@@ -337,9 +344,9 @@ class Catalog:
 
     def deleted_before(self, before: float) -> list[Response]:
         """The versions that `purge_deleted` would drop."""
-        query = _RESPONSE_WITH_URL.where(responses.c.deleted_at < micros(before))
+        query = _RESPONSES.where(responses.c.deleted_at < micros(before))
         with self.database.read() as db:
-            return [_response(db, row, now=before) for row in db.execute(query).all()]
+            return [response_of(row, now_us=micros(before)) for row in db.execute(query).all()]
 
     # --- contents -------------------------------------------------------------------------------------
 
@@ -375,7 +382,7 @@ class Catalog:
         mine = responses.c.content_sha256 == sha256
         with self.database.write(durable=True) as db:
             db.execute(update(contents).where(contents.c.sha256 == sha256).values(rotten_at=micros(now)))
-            affected = db.execute(_RESPONSE_WITH_URL.where(mine, responses.c.status != "failed")).all()
+            affected = db.execute(_RESPONSES.where(mine, responses.c.status != "failed")).all()
             db.execute(
                 update(responses).where(mine).values(status="failed", error_code="content_rotten", error=found)
             )
@@ -385,7 +392,7 @@ class Catalog:
                     .where(requests.c.id == row.request_id)
                     .values(next_due_at=micros(now), checked_at=None, confirmed_at=None)
                 )
-            return [_response(db, row, now=now) for row in affected]
+            return [response_of(row, now_us=micros(now)) for row in affected]
 
     def usage(self) -> Usage:
         """What the folder holds."""
@@ -416,8 +423,22 @@ def _referenced() -> Any:
     return exists().where(responses.c.content_sha256 == contents.c.sha256)
 
 
-def _registered(db: Connection, row: Row[Any], *, now: float, created: bool) -> Registered:
-    latest = None if created else db.execute(_LATEST_READY, {"request_id": row.id}).first()
+def _find(
+    db: Connection, signatures: Sequence[str], *, now: float, created: Container[str] = ()
+) -> dict[str, Registered]:
+    rows = db.execute(_BY_SIGNATURES, {"ids": list(signatures)}).all()
+    # What was created just now has no versions.
+    latest = _latest(db, [row.id for row in rows if row.id not in created])
+    return {row.signature: _registered(row, latest.get(row.id), now=now, created=row.id in created) for row in rows}
+
+
+def _latest(db: Connection, request_ids: Sequence[str]) -> dict[str, Row[Any]]:
+    if not request_ids:
+        return {}
+    return {row.request_id: row for row in db.execute(_LATEST_READY, {"ids": list(request_ids)})}
+
+
+def _registered(row: Row[Any], latest: Row[Any] | None, *, now: float, created: bool) -> Registered:
     stored = None
     if latest is not None:
         stored = StoredVersion(
@@ -443,10 +464,3 @@ def _registered(db: Connection, row: Row[Any], *, now: float, created: bool) -> 
         latest=stored,
         latest_id=None if latest is None else latest.id,
     )
-
-
-def _response(db: Connection, row: Row[Any], *, now: float) -> Response:
-    key = {"request_id": row.request_id, "version": row.version}
-    previous, following = db.execute(_NEIGHBOURS, key).one()
-    names = db.execute(_TAGS_OF, {"response_id": row.id}).scalars()
-    return response_of(row, tags=names, previous=previous, following=following, now_us=micros(now))

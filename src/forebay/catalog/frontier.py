@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from forebay.catalog.database import Database
-from forebay.catalog.rows import configuration_of, micros, next_version, seconds
+from forebay.catalog.rows import configuration_of, micros, next_version, seconds, version_at
 from forebay.catalog.schema import contents, leases, requests, responses, slots
 from forebay.core.strategies import Facts, retry_due
 
@@ -113,41 +113,55 @@ class Finished:
     crowded: bool = field(default=False)
 
 
-_REQUEST = select(requests).where(requests.c.id == bindparam("id"))
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_REQUESTS = select(requests).where(requests.c.id.in_(_IDS))
 _LEASE = select(leases).where(leases.c.request_id == bindparam("request_id"))
-_OPEN_RESPONSE = (
-    select(responses.c.id, responses.c.version)
-    .where(
-        responses.c.request_id == bindparam("request_id"),
-        responses.c.status.in_(("wait", "in_progress")),
-    )
-    .order_by(responses.c.version.desc())
-    .limit(1)
+_LEASES = select(leases).where(leases.c.request_id.in_(_IDS))
+# Ascending: of several, the last one read is the newest.
+_OPEN_RESPONSES = (
+    select(responses.c.request_id, responses.c.id, responses.c.version)
+    .where(responses.c.request_id.in_(_IDS), responses.c.status.in_(("wait", "in_progress")))
+    .order_by(responses.c.version)
 )
-_TAKE_FENCE = (
-    update(requests)
-    .where(requests.c.id == bindparam("key"))
-    .values(fence=bindparam("new_fence"), last_version=bindparam("new_version"))
-)
-_LATEST_CONTENT = (
-    select(responses.c.id, responses.c.content_sha256)
+_LATEST_READY = (
+    select(responses)
     .where(
-        responses.c.request_id == bindparam("request_id"),
+        responses.c.request_id.in_(_IDS),
         responses.c.status == "ready",
         responses.c.deleted_at.is_(None),
     )
-    .order_by(responses.c.version.desc())
-    .limit(1)
+    .order_by(responses.c.version)
 )
-_UPSERT_CONTENT = insert(contents)
+_ROTTEN = select(contents.c.sha256).where(contents.c.sha256.in_(_IDS), contents.c.rotten_at.is_not(None))
+_HEAL = (
+    update(responses)
+    .where(responses.c.content_sha256.in_(_IDS), responses.c.error_code == "content_rotten")
+    .values(status="ready", error_code=None, error=None)
+)
+_TAKE_FENCES = (
+    update(requests)
+    .where(requests.c.id.in_(_IDS))
+    .values(
+        fence=requests.c.fence + 1,
+        last_version=case(
+            (requests.c.last_version < bindparam("version"), bindparam("version")), else_=requests.c.last_version
+        ),
+    )
+)
+_SET_LAST_VERSION = (
+    update(requests).where(requests.c.id == bindparam("key")).values(last_version=bindparam("version"))
+)
+_START = update(responses).where(responses.c.id.in_(_IDS)).values(status="in_progress")
+_DELETE_RESPONSES = delete(responses).where(responses.c.id.in_(_IDS))
+_RELEASE = delete(leases).where(leases.c.request_id.in_(_IDS))
+# With RETURNING, many rows travel in one statement.
+_INSERT_RESPONSES = insert(responses).returning(responses.c.id)
+_INSERT_LEASES = insert(leases).returning(leases.c.request_id)
 # Fresh bytes of the same content were just renamed over the old ones: whatever rot there was is gone.
-_UPSERT_CONTENT = _UPSERT_CONTENT.on_conflict_do_update(
-    index_elements=["sha256"], set_={"rotten_at": None, "stored_at": _UPSERT_CONTENT.excluded.stored_at}
-)
-_START = update(responses).where(responses.c.id == bindparam("key")).values(status="in_progress")
-_SET_RESPONSE = update(responses).where(responses.c.id == bindparam("key"))
-_SET_REQUEST = update(requests).where(requests.c.id == bindparam("key"))
-_RELEASE = delete(leases).where(leases.c.request_id == bindparam("request_id"))
+_INSERT = insert(contents)
+_INSERT_CONTENTS = _INSERT.on_conflict_do_update(
+    index_elements=["sha256"], set_={"rotten_at": None, "stored_at": _INSERT.excluded.stored_at}
+).returning(contents.c.sha256)
 
 
 class Frontier:
@@ -162,12 +176,12 @@ class Frontier:
         """A lease for each Request, or who has it. A version that a dead owner left open is taken over;
         else a new one is registered (`wait`). One transaction; seen by all on return."""
         with self.database.write(durable=False) as db:
-            return [_begin(db, request_id, owner=owner, now_us=micros(now)) for request_id in request_ids]
+            return _begin(db, request_ids, owner=owner, now_us=micros(now))
 
-    def start(self, lease: Lease) -> None:
-        """The download of a leased version runs (`in_progress`)."""
+    def start(self, leases: Sequence[Lease]) -> None:
+        """The downloads of leased versions run (`in_progress`)."""
         with self.database.write(durable=False) as db:
-            db.execute(_START, {"key": lease.response_id})
+            db.execute(_START, {"ids": [lease.response_id for lease in leases]})
 
     def lease_of(self, request_id: str) -> Busy | None:
         """Who fetches this Request now."""
@@ -273,7 +287,8 @@ class Frontier:
     def next_due_at(self) -> float | None:
         """The earliest due time of all Requests."""
         with self.database.read() as db:
-            return seconds(db.execute(select(func.min(requests.c.next_due_at))).scalar_one())
+            query = select(func.min(requests.c.next_due_at)).where(requests.c.next_due_at.is_not(None))
+            return seconds(db.execute(query).scalar_one())
 
     # --- finishing ------------------------------------------------------------------------------------
 
@@ -281,48 +296,147 @@ class Frontier:
         """Write what became of fetches: one transaction for all, durable on return. An outcome whose lease
         is another's by now changes nothing (`lease_lost`)."""
         with self.database.write(durable=True) as db:
-            return [_finish(db, outcome, now_us=micros(now)) for outcome in outcomes]
+            return _finish(db, outcomes, now_us=micros(now))
 
 
-def _begin(db: Connection, request_id: str, *, owner: str, now_us: int) -> Lease | Busy:
-    held = db.execute(_LEASE, {"request_id": request_id}).first()
-    if held is not None:
-        return Busy(request_id, held.response_id, held.owner, held.fence, held.beat)
-    request = db.execute(_REQUEST, {"id": request_id}).one()
-    fence = request.fence + 1
-    left = db.execute(_OPEN_RESPONSE, {"request_id": request_id}).first()
-    if left is not None:
-        response_id, version = left.id, left.version
-        last_version = request.last_version
-    else:
-        response_id, version = uuid.uuid4().hex, next_version(request.last_version, now_us=now_us)
-        last_version = version
+def _begin(db: Connection, request_ids: Sequence[str], *, owner: str, now_us: int) -> list[Lease | Busy]:
+    key = {"ids": list(request_ids)}
+    held = {row.request_id: row for row in db.execute(_LEASES, key)}
+    free = [request_id for request_id in request_ids if request_id not in held]
+    left: dict[str, Any] = {}
+    known: dict[str, Any] = {}
+    if free:
+        key = {"ids": free}
+        known = {row.id: row for row in db.execute(_REQUESTS, key)}
+        left = {row.request_id: row for row in db.execute(_OPEN_RESPONSES, key)}
+    out: dict[str, Lease | Busy] = {
+        row.request_id: Busy(row.request_id, row.response_id, row.owner, row.fence, row.beat)
+        for row in held.values()
+    }
+    fresh: list[Lease] = []
+    for request_id in free:
+        request, begun = known[request_id], left.get(request_id)
+        if begun is not None:
+            out[request_id] = Lease(request_id, begun.id, begun.version, request.fence + 1, resumed=True)
+            continue
+        version = next_version(request.last_version, now_us=now_us)
+        lease = Lease(request_id, uuid.uuid4().hex, version, request.fence + 1, resumed=False)
+        out[request_id] = lease
+        fresh.append(lease)
+    if free:
+        _write_leases(db, [out[request_id] for request_id in free], fresh, owner=owner, now_us=now_us)
+    return [out[request_id] for request_id in request_ids]
+
+
+def _write_leases(
+    db: Connection, taken: Sequence[Lease | Busy], fresh: Sequence[Lease], *, owner: str, now_us: int
+) -> None:
+    if fresh:
         db.execute(
-            insert(responses),
-            {
-                "id": response_id,
-                "request_id": request_id,
-                "version": version,
-                "status": "wait",
-                "requested_at": now_us,
-            },
+            _INSERT_RESPONSES,
+            [
+                {
+                    "id": lease.response_id,
+                    "request_id": lease.request_id,
+                    "version": lease.version,
+                    "status": "wait",
+                    "requested_at": now_us,
+                }
+                for lease in fresh
+            ],
         )
-    db.execute(_TAKE_FENCE, {"key": request_id, "new_fence": fence, "new_version": last_version})
+    # One statement takes all fences; only a Request whose clock was set back has a version of its own.
+    usual = version_at(now_us)
+    resumed = [lease.request_id for lease in taken if isinstance(lease, Lease) and lease.resumed]
+    if resumed:
+        db.execute(_TAKE_FENCES, {"ids": resumed, "version": ""})
+    if fresh:
+        db.execute(_TAKE_FENCES, {"ids": [lease.request_id for lease in fresh], "version": usual})
+    odd = [{"key": lease.request_id, "version": lease.version} for lease in fresh if lease.version != usual]
+    if odd:
+        db.execute(_SET_LAST_VERSION, odd)
     db.execute(
-        insert(leases),
-        {"request_id": request_id, "fence": fence, "owner": owner, "beat": 0, "response_id": response_id},
+        _INSERT_LEASES,
+        [
+            {
+                "request_id": lease.request_id,
+                "fence": lease.fence,
+                "owner": owner,
+                "beat": 0,
+                "response_id": lease.response_id,
+            }
+            for lease in taken
+        ],
     )
-    return Lease(request_id, response_id, version, fence, resumed=left is not None)
 
 
-def _finish(db: Connection, outcome: Outcome, *, now_us: int) -> Finished:
-    lease = outcome.lease
-    held = db.execute(_LEASE, {"request_id": lease.request_id}).first()
-    if held is None or held.fence != lease.fence:
-        return Finished(lease, "lease_lost", None)
-    db.execute(_RELEASE, {"request_id": lease.request_id})
-    request = db.execute(_REQUEST, {"id": lease.request_id}).one()
-    latest = db.execute(_LATEST_CONTENT, {"request_id": lease.request_id}).first()
+@dataclass(slots=True)
+class _Writes:
+    """What `_finish` has to write, gathered so that many outcomes cost few statements."""
+
+    released: list[str] = field(default_factory=list)
+    contents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    # Rows to change, by the columns that change: alike rows travel together.
+    responses: dict[tuple[str, ...], list[dict[str, Any]]] = field(default_factory=dict)
+    requests: dict[tuple[tuple[str, Any], ...], list[str]] = field(default_factory=dict)
+
+    def change_response(self, values: dict[str, Any]) -> None:
+        """*values* with the version's id under ``key``."""
+        self.responses.setdefault(tuple(values), []).append(values)
+
+    def change_request(self, request_id: str, values: dict[str, Any]) -> None:
+        """*values* for one Request; most that finish together get the same."""
+        self.requests.setdefault(tuple(sorted(values.items())), []).append(request_id)
+
+    def write(self, db: Connection) -> None:
+        """In an order that keeps every reference whole."""
+        if self.released:
+            db.execute(_RELEASE, {"ids": self.released})
+        if self.contents:
+            db.execute(_INSERT_CONTENTS, list(self.contents.values()))
+        for columns, rows in self.responses.items():
+            names = [name for name in columns if name != "key"]
+            statement = update(responses).where(responses.c.id == bindparam("key"))
+            db.execute(statement.values({name: bindparam(name) for name in names}), rows)
+        for values, ids in self.requests.items():
+            db.execute(update(requests).where(requests.c.id.in_(_IDS)).values(dict(values)), {"ids": ids})
+        if self.dropped:
+            db.execute(_DELETE_RESPONSES, {"ids": self.dropped})
+
+
+def _finish(db: Connection, outcomes: Sequence[Outcome], *, now_us: int) -> list[Finished]:
+    key = {"ids": [outcome.lease.request_id for outcome in outcomes]}
+    held = {row.request_id: row.fence for row in db.execute(_LEASES, key)}
+    known = {row.id: row for row in db.execute(_REQUESTS, key)}
+    _heal(db, [outcome.content.sha256 for outcome in outcomes if isinstance(outcome, Brought)])
+    latest = {row.request_id: row for row in db.execute(_LATEST_READY, key)}
+    writes, out = _Writes(), []
+    for outcome in outcomes:
+        lease = outcome.lease
+        if held.get(lease.request_id) != lease.fence:
+            out.append(Finished(lease, "lease_lost", None))
+            continue
+        before = latest.get(lease.request_id)
+        status = _judge(writes, outcome, request=known[lease.request_id], latest=before, now_us=now_us)
+        writes.released.append(lease.request_id)
+        _change_response(writes, outcome, status=status, latest=before, now_us=now_us)
+        kept = None if status == "unchanged" else lease.response_id
+        out.append(Finished(lease, status, kept, crowded=before is not None or status == "failed"))
+    writes.write(db)
+    return out
+
+
+def _heal(db: Connection, digests: Sequence[str]) -> None:
+    """Bytes that were found rotten are whole again: the versions that had them are ready as before."""
+    if digests:
+        rotten = list(db.execute(_ROTTEN, {"ids": list(digests)}).scalars())
+        if rotten:
+            db.execute(_HEAL, {"ids": rotten})
+
+
+def _judge(writes: _Writes, outcome: Outcome, *, request: Any, latest: Any, now_us: int) -> str:
+    """The status of *outcome*'s version; what its Request has learned is put down in *writes*."""
     strategy = configuration_of(request.cache_configuration).recaching_strategy
     now = now_us / 1e6
     facts = Facts(
@@ -331,61 +445,58 @@ def _finish(db: Connection, outcome: Outcome, *, now_us: int) -> Finished:
         checked_at=seconds(request.checked_at),
         confirmed_at=seconds(request.confirmed_at),
         stored=latest is not None,
+        has_validator=latest is not None and bool(latest.etag or latest.last_modified),
     )
-    checks: dict[str, Any]
+    learned: dict[str, Any]
     match outcome:
         case Broke():
             status = "failed"
-            checks = {"failures": request.failures + 1}
+            learned = {"failures": request.failures + 1}
             regular = strategy.next_due(facts)
             due = None if regular is None else retry_due(now=now, failures=request.failures, regular_due=regular)
         case Confirmed() if latest is None:
             # The version that was confirmed has been deleted meanwhile: there is something to fetch again.
-            status, checks, due = "unchanged", {"checked_at": None}, now
+            status, learned, due = "unchanged", {"checked_at": None}, now
         case Confirmed(validated=validated):
             status = "duplicate" if strategy.keeps_duplicates else "unchanged"
             confirmed_at = now_us if validated else request.confirmed_at
-            checks = {"failures": 0, "checked_at": now_us, "confirmed_at": confirmed_at}
-            facts = replace(facts, checked_at=now, confirmed_at=seconds(confirmed_at), has_validator=validated)
-            due = strategy.next_due(facts)
+            learned = {"failures": 0, "checked_at": now_us, "confirmed_at": confirmed_at}
+            due = strategy.next_due(replace(facts, checked_at=now, confirmed_at=seconds(confirmed_at)))
         case Brought(content=content):
             same = latest is not None and latest.content_sha256 == content.sha256
             status = "ready" if not same else "duplicate" if strategy.keeps_duplicates else "unchanged"
-            checks = {"failures": 0, "checked_at": now_us, "confirmed_at": now_us}
+            learned = {"failures": 0, "checked_at": now_us, "confirmed_at": now_us}
             has_validator = bool(content.etag or content.last_modified)
-            facts = replace(facts, checked_at=now, confirmed_at=now, stored=True, has_validator=has_validator)
-            due = strategy.next_due(facts)
+            due = strategy.next_due(
+                replace(facts, checked_at=now, confirmed_at=now, stored=True, has_validator=has_validator)
+            )
         case _:
             assert_never(outcome)
-    db.execute(
-        _SET_REQUEST, checks | {"key": lease.request_id, "next_due_at": None if due is None else micros(due)}
-    )
-    _finish_response(db, outcome, status=status, latest=latest, now_us=now_us)
-    return Finished(
-        lease,
-        status,
-        None if status == "unchanged" else lease.response_id,
-        crowded=latest is not None or status == "failed",
-    )
+    writes.change_request(request.id, learned | {"next_due_at": None if due is None else micros(due)})
+    return status
 
 
-def _finish_response(db: Connection, outcome: Outcome, *, status: str, latest: Any, now_us: int) -> None:
+_COPIED = (
+    "content_sha256", "content_hash_hex", "size_bytes", "media_type", "etag", "last_modified", "filename",
+    "content_disposition", "content_encoding",
+)  # fmt: skip
+
+
+def _change_response(writes: _Writes, outcome: Outcome, *, status: str, latest: Any, now_us: int) -> None:
     lease, stats = outcome.lease, outcome.stats
     if isinstance(outcome, Brought):
-        stored = {
+        writes.contents[outcome.content.sha256] = {
             "sha256": outcome.content.sha256,
             "size_bytes": outcome.content.size_bytes,
             "stored_at": now_us,
             "rotten_at": None,
         }
-        db.execute(_UPSERT_CONTENT, stored)
     if status == "unchanged":
         # Only the time of the check is kept; what the origin calls the content may have changed, though.
-        db.execute(delete(responses).where(responses.c.id == lease.response_id))
+        writes.dropped.append(lease.response_id)
         if isinstance(outcome, Brought):
             content = outcome.content
-            renamed: dict[str, Any] = {"etag": content.etag, "last_modified": content.last_modified}
-            db.execute(_SET_RESPONSE, renamed | {"key": latest.id})
+            writes.change_response({"key": latest.id, "etag": content.etag, "last_modified": content.last_modified})
         return
     values: dict[str, Any] = {
         "key": lease.response_id,
@@ -413,19 +524,7 @@ def _finish_response(db: Connection, outcome: Outcome, *, status: str, latest: A
                 "content_encoding": content.content_encoding,
             }
         case Confirmed():
-            values |= _copied(db, latest)
+            values |= {name: getattr(latest, name) for name in _COPIED}
         case Broke(error_code=code, error=error):
             values |= {"error_code": code, "error": error}
-    db.execute(_SET_RESPONSE, values)
-
-
-_COPIED = (
-    "content_sha256", "content_hash_hex", "size_bytes", "media_type", "etag", "last_modified", "filename",
-    "content_disposition", "content_encoding",
-)  # fmt: skip
-
-
-def _copied(db: Connection, latest: Any) -> dict[str, Any]:
-    """What a duplicate found by a 304 has in common with the version it equals."""
-    row = db.execute(select(responses).where(responses.c.id == latest.id)).one()
-    return {name: getattr(row, name) for name in _COPIED}
+    writes.change_response(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -118,10 +117,8 @@ _STATES: dict[str, Literal["init", "downloading", "failed"]] = {
 }
 
 
-def response_of(
-    row: Row[Any], *, tags: Iterable[str] = (), previous: str | None, following: str | None, now_us: int
-) -> Response:
-    """The `Response` of a row of `responses` joined with its Request's ``url``."""
+def response_of(row: Row[Any], *, now_us: int) -> Response:
+    """The `Response` of a row of `responses` with its Request's ``url``, its neighbours and its tags."""
     requested = moment(row.requested_at)
     assert requested is not None
     modified = None if row.last_modified is None else parse_http_date(row.last_modified)
@@ -131,15 +128,15 @@ def response_of(
         request_id=row.request_id,
         url=show_url(row.url),
         version=row.version,
-        previous_version=previous,
-        next_version=following,
+        previous_version=row.previous_version,
+        next_version=row.next_version,
         status=row.status,
         content_download_path=f"/request/{row.request_id}/response/v/{row.version}/content",
         cached_datetime_utc=moment(row.cached_at),
         request_datetime_utc=requested,
         pinned=pinned,
         pinned_until_utc=moment(row.pinned_until) if pinned else None,
-        tags=sorted(tags),
+        tags=sorted((row.tag_names or "").split()),
         content_hash_hex=row.content_hash_hex,
         content_attributes=ResponseContentAttributes.model_construct(
             media_type=row.media_type,

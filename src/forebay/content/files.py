@@ -1,4 +1,4 @@
-"""Content-addressed local files: ``content/ab/cdef…``, synced before they are named (DESIGN.md section 2)."""
+"""Content-addressed local files: ``content/a/bcdef…``, synced before they are named (DESIGN.md section 2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from forebay.content.durable import storage_errors, sync_folder
 from forebay.errors import ContentRotten
 
-_FAN_OUT = 2  # 256 folders: a million files are 4,000 each
+_FAN_OUT = 1  # 16 folders: commits that are grouped share their folder syncs
 
 
 class FileContentStore:

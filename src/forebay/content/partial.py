@@ -86,11 +86,13 @@ class PartialFile:
         """A new, empty generation; what an older one of the same name held is dropped. Its readers keep the
         file that they have open."""
         partial = cls(folder, name, generation=generation)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with storage_errors("a partial file", folder):
-            for path in (partial._mark_path, partial.path):
-                path.unlink(missing_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            partial._data = os.open(partial.path, flags, 0o600)
+            try:
+                partial._data = os.open(partial.path, flags, 0o600)
+            except FileExistsError:
+                partial.discard()
+                partial._data = os.open(partial.path, flags, 0o600)
         return partial
 
     @classmethod
@@ -170,8 +172,10 @@ class PartialFile:
 
     def forget_mark(self) -> None:
         """The bytes have moved into the store: remove the mark."""
+        marked = self.marked
         self.close()
-        self._mark_path.unlink(missing_ok=True)
+        if marked:
+            self._mark_path.unlink(missing_ok=True)
 
 
 class Partials:

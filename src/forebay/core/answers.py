@@ -42,6 +42,9 @@ def resume_problem(prefix: Representation, got: object, fields: Fields, length: 
             return broken("a 206 without an ETag, for a body whose length was not known before")
     elif last_modified != prefix.last_modified:
         return changed(f"Last-Modified was {prefix.last_modified} and is now {last_modified or 'missing'}")
+    elif etag is not None and prefix.etag is not None and etag != prefix.etag:
+        # A date has a grain of a second; a weak ETag may see what it does not.
+        return changed(f"the ETag was {prefix.etag} and is now {etag}")
     if (fields.get("Content-Encoding") or None) not in (None, prefix.content_encoding):
         return changed("the Content-Encoding changed")
     return None

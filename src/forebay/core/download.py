@@ -81,12 +81,14 @@ class Download:
     cross_origin: bool = False
     redirects: int = 0
     range_start: int | None = None
+    conditional: bool = False
     # patience
     attempts: int = 0
     failures: int = 0
     progressed: bool = False
     high_water: int = 0
     resumed_bytes: int = 0
+    started_over: bool = False
 
 
 Step = tuple[Download, list[Action]]
@@ -187,19 +189,20 @@ def _send(state: Download) -> Step:
         for name, value in state.ask.fields
         if not state.cross_origin or name.lower() in CROSS_ORIGIN_FIELDS
     ]
-    range_start = None
+    range_start, conditional, validator = None, False, None
     if state.prefix is not None and state.length and state.method == "GET":
         validator = state.prefix.resume_validator
-        if validator is not None:
-            range_start = state.length
-            fields += [("Range", range_from(state.length)), ("If-Range", validator)]
+    if validator is not None:
+        range_start = state.length
+        fields += [("Range", range_from(state.length)), ("If-Range", validator)]
     elif state.stored is not None and not state.probe and state.method == "GET":
         if state.stored.validators.etag:
             fields.append(("If-None-Match", state.stored.validators.etag))
         if state.stored.validators.last_modified:
             fields.append(("If-Modified-Since", state.stored.validators.last_modified))
+        conditional = bool(state.stored.validators)
     body = state.ask.body if state.method in ("POST", "PUT") else None
-    state = replace(state, range_start=range_start)
+    state = replace(state, range_start=range_start, conditional=conditional)
     return state, [Send(state.method, state.url, tuple(fields), body)]
 
 
@@ -207,7 +210,7 @@ def _send(state: Download) -> Step:
 
 
 def _on_head(state: Download, head: Head) -> Step | _Failure:
-    if head.status == 304:
+    if head.status == 304 and state.method != "HEAD":
         return _on_not_modified(state, head)
     if head.status in REDIRECT_STATUSES:
         return _on_redirect(state, head)
@@ -224,7 +227,7 @@ def _on_head(state: Download, head: Head) -> Step | _Failure:
 
 
 def _on_not_modified(state: Download, head: Head) -> Step | _Failure:
-    if state.stored is None or state.range_start is not None:
+    if not state.conditional:
         error = OriginError(
             "origin_protocol", "the origin answered 304 to an unconditional request", retryable=True
         )
@@ -333,7 +336,14 @@ def _on_whole(state: Download, head: Head) -> Step | _Failure:
     if too_large is not None:
         return _give_up(state, too_large, keep_partial=False)
     generation = state.generation if state.prefix is None else state.generation + 1
-    state = replace(state, phase=Phase.RECEIVING, prefix=representation, length=0, generation=generation)
+    state = replace(
+        state,
+        phase=Phase.RECEIVING,
+        prefix=representation,
+        length=0,
+        generation=generation,
+        resumed_bytes=0,
+    )
     return state, [Write(0, generation, representation)]
 
 
@@ -372,16 +382,20 @@ def _on_eof(state: Download, length: int, now: float) -> Step | _Failure:
     assert state.prefix is not None
     total = state.prefix.total
     if total is not None and length != total:
+        if length > total:
+            # A 206 whose chunks go on past its range: what it brought proves nothing.
+            detail = f"got {length} bytes of a content of {total}"
+            return _restart(state, OriginError("origin_range_invalid", detail, retryable=True))
         error = OriginError("origin_short", f"got {length} of {total} bytes", retryable=True)
         return _Failure(state, error)
     return _done(state, Commit(replace(state.prefix, total=length), length))
 
 
 def _on_mismatch(state: Download, error: HashMismatch) -> Step:
-    if state.resumed_bytes == 0:
+    if state.resumed_bytes == 0 or state.started_over:
         return _give_up(state, error, keep_partial=False)
     # It was put together from pieces: once more, in one piece.
-    return _send_first(_without_prefix(replace(state, resumed_bytes=0)))
+    return _send_first(_without_prefix(replace(state, resumed_bytes=0, started_over=True)))
 
 
 # --- failing --------------------------------------------------------------------------------------------
@@ -399,8 +413,6 @@ def _restart(state: Download, error: OriginError) -> _Failure:
 def _fail(failure: _Failure, now: float, jitter: float) -> Step:
     """Wait and try again, or give up."""
     state, error, retry = failure.state, failure.error, failure.state.limits.retry
-    if state.prefix is not None and state.prefix.resume_validator is None:
-        state = _without_prefix(state)  # nothing could prove that an answer continues it
     failures = 0 if state.progressed else state.failures + 1
     state = replace(state, failures=failures)
     if failures >= retry.max_attempts:
@@ -434,5 +446,6 @@ def _done(state: Download, action: Action) -> Step:
 
 
 def _give_up(state: Download, error: OriginError, *, keep_partial: bool = True) -> Step:
-    keep = keep_partial and state.prefix is not None and state.length > 0
+    resumable = state.prefix is not None and state.prefix.resume_validator is not None and state.length > 0
+    keep = keep_partial and resumable
     return _done(state, Abandon(error, keep_partial=keep))

@@ -12,13 +12,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, assert_never
 
+from forebay.catalog.catalog import Catalog
 from forebay.catalog.frontier import (
     Broke,
     Brought,
@@ -37,6 +38,7 @@ from forebay.core.filenames import choose_filename
 from forebay.errors import ForebayError, LeaseLost, StateError, StorageError, StorageFailed
 from forebay.fetch.landing import WriterThread
 from forebay.fetch.owner import Owner
+from forebay.fetch.slots import LOOK_AGAIN_S, Slots
 from forebay.fetch.transfer import (
     End,
     GaveUp,
@@ -49,18 +51,16 @@ from forebay.fetch.transfer import (
     Workshop,
 )
 from forebay.fetch.transport import Transport
+from forebay.models import Response
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
 # An owner whose beat has not changed for so long is stuck or on a machine that is gone (DESIGN.md section 3).
 STUCK_AFTER_S = 15.0
-# How often another process's fetch is looked at, and a host's slots that others hold.
-_LOOK_AGAIN_S = 0.02
-# How long a host's slots are kept after its last transfer: usually until its commit is written with them.
-_LINGER_S = 0.02
-# A slot may be handed on among our own transfers for so long while other processes wait for the host.
-_FAIR_SHARE_S = 1.0
+# While other downloads run, a finished one waits this long for more to share its durable commit with.
+_GATHER_S = 0.004
+_GATHER_MOST = 64
 _SYNC_THREADS = 4
 
 
@@ -69,7 +69,7 @@ class Settled:
     """What became of a job. ``elsewhere``: another process ran it; look again at what is stored."""
 
     status: Literal["ready", "duplicate", "unchanged", "failed", "elsewhere"]
-    response_id: str | None
+    response: Response | None = None
     error: ForebayError | None = None
 
 
@@ -100,18 +100,6 @@ class Ticket:
 
 
 @dataclass(slots=True)
-class _Host:
-    """Our slots at one host, and who wants one."""
-
-    held: int = 0
-    used: int = 0
-    queue: deque[Transfer] = field(default_factory=deque)
-    since: float = 0.0
-    idle_at: float | None = None
-    look_at: float = 0.0
-
-
-@dataclass(slots=True)
 class _Blocked:
     """A job whose Request another owner fetches."""
 
@@ -126,6 +114,7 @@ class Fetcher:
     def __init__(
         self,
         *,
+        catalog: Catalog,
         frontier: Frontier,
         store: FileContentStore,
         partials: Partials,
@@ -137,9 +126,9 @@ class Fetcher:
         extension_for: Callable[[str], str | None],
         after_finish: Callable[[Sequence[Finished]], None],
     ) -> None:
+        self._catalog = catalog
         self._frontier, self._store, self._partials, self._owner = frontier, store, partials, owner
         self._make_transport = make_transport
-        self._max_downloads, self._max_per_host = max_downloads, max_per_host
         self._clock, self._extension_for, self._after_finish = clock, extension_for, after_finish
         self._lock = threading.Lock()
         self._tickets: dict[str, Ticket] = {}
@@ -153,8 +142,9 @@ class Fetcher:
         self._ended: list[tuple[Transfer, End]] = []
         self._transfers: dict[str, Transfer] = {}
         self._blocked: dict[str, _Blocked] = {}
-        self._hosts: dict[str, _Host] = {}
-        self._running = 0
+        self._slots = Slots(frontier, owner, max_downloads=max_downloads, max_per_host=max_per_host)
+        self._started: list[Lease] = []
+        self._ended_at = 0.0
         self._beat_at = 0.0
         self._stuck: set[str] = set()
 
@@ -215,11 +205,11 @@ class Fetcher:
 
     def slot_freed(self, transfer: Transfer) -> None:
         """See `forebay.fetch.transfer.Desk`."""
-        self._post(partial(self._free_slot, transfer))
+        self._post(partial(self._slots.free, transfer))
 
     def slot_wanted(self, transfer: Transfer) -> None:
         """See `forebay.fetch.transfer.Desk`."""
-        self._post(partial(self._queue, transfer))
+        self._post(partial(self._requeue, transfer))
 
     # --- the clerk -------------------------------------------------------------------------------------
 
@@ -254,8 +244,7 @@ class Fetcher:
             except StorageError as error:
                 self._fail_all(error)
             except Exception as error:
-                log.exception("the fetcher failed")
-                self._fail_all(StorageFailed("internal error", reason=repr(error)))
+                self._fail_all(_internal(error))
         with contextlib.suppress(StorageError):
             self._frontier.reap(self._owner.id)
         self._shop.transport.close()
@@ -264,64 +253,80 @@ class Fetcher:
 
     def _patience(self) -> float | None:
         """How long to wait for the next event."""
-        if self._blocked or any(host.queue and host.used >= host.held for host in self._hosts.values()):
-            return _LOOK_AGAIN_S
-        if any(host.idle_at is not None for host in self._hosts.values()):
-            return _LINGER_S
+        waits = [self._slots.patience()]
+        if self._blocked:
+            waits.append(LOOK_AGAIN_S)
+        if self._ended:
+            waits.append(_GATHER_S)
         if self._transfers:
-            return max(0.0, self._beat_at - time.monotonic())
-        return None
+            waits.append(max(0.0, self._beat_at - time.monotonic()))
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _turn(self) -> None:
-        """Write what has gathered, in one transaction, then act on it."""
+        """Start what can start, and write what has gathered in one transaction."""
         self._look_at_blocked()
-        ended, self._ended = self._ended, []
-        new, self._new = self._new, []
-        if ended or new or self._slots_to_move():
+        self._start_ready()
+        if self._new or self._slots.is_due() or (self._ended and not self._may_gather()):
+            ended, self._ended = self._ended, []
+            new, self._new = self._new, []
             self._write(ended, new)
+            self._start_ready()
         if self._transfers and time.monotonic() >= self._beat_at:
             self._beat()
 
+    def _may_gather(self) -> bool:
+        """Whether to wait a moment for more ends to share a commit with: only while others still run."""
+        if not self._transfers or len(self._ended) >= _GATHER_MOST:
+            return False
+        return time.monotonic() < self._ended_at + _GATHER_S
+
     def _write(self, ended: list[tuple[Transfer, End]], new: list[Ticket]) -> None:
         begun: list[Transfer] = []
-        started: list[Transfer] = []
         finished: list[Finished] = []
         errors: dict[str, ForebayError] = {}
+        started, self._started = self._started, []
         try:
             with self._committing(ended) as outcomes:
                 errors = {o.lease.request_id: e for o, e in outcomes if e is not None}
                 with self._frontier.database.write(durable=bool(outcomes)):
+                    if started:
+                        self._frontier.start(started)
                     if outcomes:
                         finished = self._frontier.finish([o for o, _ in outcomes], now=self._clock())
                     for transfer, end in ended:
                         if isinstance(end, Suspended):
                             self._frontier.release(transfer.lease)
                     begun = self._begin(new)
-                    self._move_slots()
-                    started = self._start_queued()
+                    self._slots.move(wall=self._clock(), hurry=bool(ended))
         except Exception as error:
-            mapped = (
-                error if isinstance(error, ForebayError) else StorageFailed("internal error", reason=repr(error))
-            )
-            if mapped is not error:
-                log.exception("writing to the catalog failed")
-            for transfer in (*begun, *started, *(transfer for transfer, _ in ended)):
+            mapped = error if isinstance(error, ForebayError) else _internal(error)
+            for transfer in (*begun, *(transfer for transfer, _ in ended)):
                 self._forget(transfer)
                 self._settle(transfer.job.request_id, mapped)
             for ticket in new:
                 self._settle(ticket.job.request_id, mapped)
             return
-        assert self._shop is not None
-        for transfer in started:
-            self._launch(transfer)
         for transfer, end in ended:
             if isinstance(end, Suspended):
                 self._settle(transfer.job.request_id, StateError("the download was cancelled"))
-        for item in finished:
-            self._announce(item, errors.get(item.lease.request_id))
-        for _, end in ended:
-            if isinstance(end, Whole):
+            elif isinstance(end, Whole):
                 end.landed.partial.forget_mark()
+        self._announce(finished, errors)
+
+    def _announce(self, finished: Sequence[Finished], errors: Mapping[str, ForebayError]) -> None:
+        """Tell the waiting what became of their jobs."""
+        ids = [item.response_id for item in finished if item.response_id is not None]
+        made = self._catalog.responses(ids, now=self._clock())
+        for item in finished:
+            request_id = item.lease.request_id
+            match item.status:
+                case "lease_lost":
+                    self._settle(request_id, LeaseLost(request_id))
+                case "ready" | "duplicate" | "unchanged" | "failed" as status:
+                    response = made.get(item.response_id or "")
+                    self._settle(request_id, Settled(status, response, errors.get(request_id)))
+                case other:  # pragma: no cover - Finished has no other status
+                    raise AssertionError(other)
         if finished:
             self._after_finish(finished)
 
@@ -409,7 +414,7 @@ class Fetcher:
                     transfer = Transfer(ticket.job, answer, self._shop)
                     ticket._transfer = transfer
                     self._transfers[ticket.job.request_id] = transfer
-                    self._queue(transfer)
+                    self._slots.enqueue(transfer)
                     out.append(transfer)
                 case _:
                     assert_never(answer)
@@ -422,7 +427,10 @@ class Fetcher:
             busy = self._frontier.lease_of(request_id)
             if busy is None or busy.fence != blocked.busy.fence:
                 del self._blocked[request_id]
-                self._settle(request_id, Settled("elsewhere", blocked.busy.response_id))
+                self._settle(
+                    request_id,
+                    Settled("elsewhere", self._catalog.response(blocked.busy.response_id, now=self._clock())),
+                )
             elif not self._owner.is_alive(busy.owner):
                 self._take_over(request_id, busy.owner)
             elif busy.beat != blocked.busy.beat:
@@ -450,86 +458,19 @@ class Fetcher:
     def _is_ending(self, transfer: Transfer) -> bool:
         return any(other is transfer for other, _ in self._ended)
 
-    # --- slots -----------------------------------------------------------------------------------------
+    def _requeue(self, transfer: Transfer) -> None:
+        if self._transfers.get(transfer.job.request_id) is transfer:
+            self._slots.enqueue(transfer)
 
-    def _queue(self, transfer: Transfer) -> None:
-        if transfer.job.request_id not in self._transfers:
-            return
-        host = self._hosts.setdefault(transfer.job.host, _Host())
-        host.queue.append(transfer)
-        host.idle_at = None
+    # --- running ---------------------------------------------------------------------------------------
 
-    def _free_slot(self, transfer: Transfer) -> None:
-        if not transfer.holds_slot:
-            return
-        transfer.holds_slot = False
-        self._running -= 1
-        host = self._hosts[transfer.job.host]
-        host.used -= 1
-        if host.used == 0 and not host.queue:
-            host.idle_at = time.monotonic() + _LINGER_S
-
-    def _slots_to_move(self) -> bool:
-        """Whether a transaction about slots, or a start, is due."""
-        now = time.monotonic()
-        return any(
-            (host.queue and self._running < self._max_downloads and (host.used < host.held or host.look_at <= now))
-            or (host.idle_at is not None and host.idle_at <= now)
-            for host in self._hosts.values()
-        )
-
-    def _move_slots(self) -> None:
-        """Take slots for hosts that need more, give back those of hosts that need none."""
-        now, wall = time.monotonic(), self._clock()
-        room = self._max_downloads - self._running
-        for name, host in list(self._hosts.items()):
-            if not host.queue:
-                if host.used == 0 and (host.idle_at is not None or self._ended):
-                    self._frontier.give_slots(name, owner=self._owner.id, count=host.held, waiting=False, now=wall)
-                    del self._hosts[name]
-                continue
-            idle = host.held - host.used
-            if (
-                idle > 0
-                and now - host.since > _FAIR_SHARE_S
-                and self._frontier.others_wait(name, owner=self._owner.id)
-            ):
-                self._frontier.give_slots(name, owner=self._owner.id, count=idle, waiting=True, now=wall)
-                host.held -= idle
-                host.look_at = now + _LOOK_AGAIN_S
-                continue
-            want = min(len(host.queue), self._max_per_host - host.used, room) - idle
-            if want > 0 and host.look_at <= now:
-                got = self._frontier.take_slots(
-                    name, owner=self._owner.id, want=want, limit=self._max_per_host, now=wall
-                )
-                host.held += got
-                if got:
-                    host.since = now
-                else:
-                    host.look_at = now + _LOOK_AGAIN_S
-                    self._bury_the_dead(name)
-            room -= min(len(host.queue), host.held - host.used)
-
-    def _bury_the_dead(self, host: str) -> None:
-        for owner in self._frontier.slot_waiters(host, owner=self._owner.id):
-            if not self._owner.is_alive(owner):
-                self._frontier.reap(owner)
-
-    def _start_queued(self) -> list[Transfer]:
-        out: list[Transfer] = []
-        for host in self._hosts.values():
-            while host.queue and host.used < host.held and self._running < self._max_downloads:
-                transfer = host.queue.popleft()
-                if transfer.job.request_id not in self._transfers:
-                    continue
-                transfer.holds_slot = True
-                host.used += 1
-                self._running += 1
-                if transfer.progress.state == "queued":
-                    self._frontier.start(transfer.lease)
-                out.append(transfer)
-        return out
+    def _start_ready(self) -> None:
+        """Let run what has a slot. The catalog is told with the next transaction."""
+        assert self._shop is not None
+        for transfer in self._slots.ready():
+            if transfer.progress.state == "queued":
+                self._started.append(transfer.lease)
+            self._launch(transfer)
 
     def _launch(self, transfer: Transfer) -> None:
         """Let a transfer run; one that may have a partial file of an earlier process hashes that first."""
@@ -564,22 +505,15 @@ class Fetcher:
                 end.landed.partial.discard()
             return
         self._forget(transfer)
+        if not self._ended:
+            self._ended_at = time.monotonic()
         self._ended.append((transfer, end))
 
     def _forget(self, transfer: Transfer) -> None:
-        self._free_slot(transfer)
+        self._slots.withdraw(transfer)
+        self._slots.free(transfer)
         if self._transfers.get(transfer.job.request_id) is transfer:
             del self._transfers[transfer.job.request_id]
-
-    def _announce(self, item: Finished, error: ForebayError | None) -> None:
-        request_id = item.lease.request_id
-        match item.status:
-            case "lease_lost":
-                self._settle(request_id, LeaseLost(request_id))
-            case "ready" | "duplicate" | "unchanged" | "failed" as status:
-                self._settle(request_id, Settled(status, item.response_id, error))
-            case other:  # pragma: no cover - Finished has no other status
-                raise AssertionError(other)
 
     def _settle(self, request_id: str, what: Settled | ForebayError) -> None:
         with self._lock:
@@ -603,9 +537,7 @@ class Fetcher:
         transfer = self._transfers.get(request_id)
         if transfer is None:
             return  # it has ended; the clerk is about to say so
-        host = self._hosts.get(transfer.job.host)
-        if host is not None and transfer in host.queue and transfer.progress.state == "queued":
-            host.queue.remove(transfer)
+        if transfer.progress.state == "queued" and self._slots.withdraw(transfer):
             self._on_ended(transfer, Suspended())
             return
         assert self._shop is not None
@@ -618,12 +550,19 @@ class Fetcher:
             self._forget(transfer)
             self._shop.transport.call(transfer.cancel)
         self._blocked.clear()
-        self._hosts.clear()
+        self._slots.clear()
+        self._started.clear()
         for request_id in list(self._tickets):
             self._settle(request_id, error)
 
 
 _NO_STATS = Stats(started_at=0.0)
+
+
+def _internal(error: Exception) -> StorageFailed:
+    """A bug of ours, logged here and told to whoever waits."""
+    log.error("the fetcher failed", exc_info=error)
+    return StorageFailed("internal error", reason=repr(error))
 
 
 def _lease(busy: Busy) -> Lease:

@@ -89,6 +89,13 @@ class Timer:
         self.call = None
 
 
+class _Handed(socket.socket):
+    """A socket for pycurl, which duplicates its descriptor when the callback returns and drops this one."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Exchange:
     """One request to an origin and its answer, under way."""
 
@@ -180,7 +187,7 @@ class Exchange:
         if refusal is not None:
             self._refusals.append(refusal)
             return pycurl.SOCKET_BAD
-        return socket.socket(family, kind, protocol)
+        return _Handed(family, kind, protocol)
 
     # --- for the sink ----------------------------------------------------------------------------------
 

@@ -1,0 +1,80 @@
+"""1 GiB over loopback: stored, hashed with SHA-256, durable. Peers: curl, curl | sha256sum, aria2 -x1."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from harness import Contest, Run, check, need, nginx, process, python, random_file, sha256_of
+
+FETCH = """
+import sys, time, forebay
+bay = forebay.open(sys.argv[2])
+began = time.perf_counter()
+response = bay.fetch(sys.argv[1])
+print(time.perf_counter() - began)
+assert response.content_attributes.sha256 == sys.argv[3], "the bytes are wrong"
+bay.close()
+"""
+
+
+def main() -> None:
+    """Run the contest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    need("nginx", "curl", "aria2c", "sha256sum")
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as work, nginx(Path(work)) as url:
+        folder = Path(work)
+        digest = random_file(folder / "big", options.mib << 20)
+        out, bay = folder / "out", folder / "bay"
+
+        def fresh() -> None:
+            out.unlink(missing_ok=True)
+            shutil.rmtree(bay, ignore_errors=True)
+
+        def checked(run: Run) -> Run:
+            check(sha256_of(out), digest, "a peer's file")
+            return run
+
+        def forebay_fetch() -> Run:
+            fresh()
+            run = python(FETCH, f"{url}/big", str(bay), digest)
+            (stored,) = [path for path in (bay / "content").rglob("*") if path.is_file() and len(path.name) > 32]
+            check(sha256_of(stored), digest, "the stored version")
+            return run
+
+        def curl() -> Run:
+            fresh()
+            return checked(process(["curl", "-s", "-f", "-o", str(out), f"{url}/big"]))
+
+        def curl_hashed() -> Run:
+            fresh()
+            command = f"curl -s -f {url}/big | tee {out} | sha256sum --check <(echo '{digest}  -')"
+            return checked(process(["bash", "-o", "pipefail", "-c", command]))
+
+        def aria2() -> Run:
+            fresh()
+            command = ["aria2c", "-q", "-x1", "--file-allocation=none", f"--checksum=sha-256={digest}"]
+            return checked(process([*command, "-d", str(folder), "-o", "out", f"{url}/big"]))
+
+        contest = Contest(
+            f"{options.mib} MiB from nginx on loopback",
+            options.rounds,
+            {
+                "forebay (hashed, durable)": forebay_fetch,
+                "curl -o": curl,
+                "curl | tee | sha256sum": curl_hashed,
+                "aria2c --checksum": aria2,
+            },
+        )
+        contest.run()
+        peers = ["curl -o", "curl | tee | sha256sum", "aria2c --checksum"]
+        contest.report(against=peers, work=options.mib, unit="MiB/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Fetches what is due, when it is due. Embedded use has none (`fetch` refreshes what is due); a server runs
+one in its fetch worker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from forebay.catalog.frontier import Frontier
+from forebay.errors import ForebayError
+from forebay.fetch.fetcher import Ticket
+
+log = logging.getLogger(__name__)
+
+# Looked at anew at least so often: the wall clock may jump, another process may register something.
+_LONGEST_SLEEP_S = 60.0
+# What is due but fetched by someone else, or failed to begin, is looked at again after this.
+_SHORTEST_SLEEP_S = 1.0
+
+
+class Scheduler:
+    """One thread that sleeps until the next Request is due.
+
+    *submit* hands in the jobs of Requests by id; *room*: how many may be under way by it at once.
+    """
+
+    def __init__(
+        self,
+        frontier: Frontier,
+        *,
+        submit: Callable[[Sequence[str]], Sequence[Ticket]],
+        clock: Callable[[], float],
+        room: int,
+    ) -> None:
+        self._frontier, self._submit, self._clock, self._room = frontier, submit, clock, room
+        self._wake = threading.Condition()
+        self._poked = False
+        self._stopping = False
+        self._running: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="forebay-scheduler", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more, and stop the thread; downloads under way go on."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def poke(self) -> None:
+        """Look now: something may be due sooner than was known."""
+        with self._wake:
+            self._poked = True
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                sleep = self._turn()
+            except ForebayError as error:
+                log.warning("the scheduler could not look at the catalog: %s", error)
+                sleep = _LONGEST_SLEEP_S
+            with self._wake:
+                self._wake.wait_for(lambda: self._poked or self._stopping, sleep)
+                self._poked = False
+
+    def _turn(self) -> float:
+        """Begin what is due; how long to sleep then."""
+        now = self._clock()
+        free = self._room - len(self._running)
+        if free <= 0:
+            return _LONGEST_SLEEP_S  # the next end wakes us
+        due = self._frontier.due(now=now, limit=self._room)
+        fresh = [request_id for request_id in due if request_id not in self._running][:free]
+        if fresh:
+            self._running.update(fresh)
+            for request_id, ticket in zip(fresh, self._submit(fresh), strict=True):
+                ticket.when_settled(partial(self._settled, request_id))
+            return 0.0
+        next_at = self._frontier.next_due_at()
+        if next_at is None:
+            return _LONGEST_SLEEP_S
+        return min(max(next_at - now, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
+
+    def _settled(self, request_id: str) -> None:
+        self._running.discard(request_id)
+        self.poke()
