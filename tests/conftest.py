@@ -1,9 +1,20 @@
 """Fixtures that every kind of test shares."""
 
-from collections.abc import Iterator
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
+import forebay
+from forebay import Forebay
 from origin import Origin
 
 
@@ -12,3 +23,159 @@ def origin() -> Iterator[Origin]:
     """A started origin; leaving stops it and fails the test when a behaviour of its own failed."""
     with Origin() as running:
         yield running
+
+
+# What every script of `spawn` finds: `ask`, its keyword arguments, and `say`, to tell the test something.
+_PRELUDE = """
+import faulthandler, json, signal, sys
+faulthandler.register(signal.SIGUSR1)
+ask = json.loads(sys.argv[1])
+def say(**what):
+    print(json.dumps(what), flush=True)
+"""
+
+
+class Child:
+    """A real process in a process group of its own. What its script says are events to wait for."""
+
+    def __init__(self, argv: Sequence[str], *, env: dict[str, str], stderr: Path) -> None:
+        self._stderr = stderr
+        self._said: list[dict[str, Any]] = []
+        self._changed = threading.Condition()
+        self._ended = False
+        with stderr.open("w") as errors:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+                env=env,
+            )
+        self.pid = self._process.pid
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._changed:
+                self._said.append(json.loads(line))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it can say no more."""
+        return self._ended
+
+    def said(self) -> list[dict[str, Any]]:
+        """What it said so far."""
+        with self._changed:
+            return list(self._said)
+
+    def stderr(self) -> str:
+        """What it wrote there so far."""
+        return self._stderr.read_text(errors="replace")
+
+    def wait_for(
+        self, what: Callable[[list[dict[str, Any]]], Any], *, or_end: bool = False, timeout: float = 60
+    ) -> list[dict[str, Any]]:
+        """Wait until *what* is true of what it said; returns that. With *or_end*, until it ended at the
+        latest; else that is an error which shows its stderr."""
+        with self._changed:
+            self._changed.wait_for(lambda: what(self._said) or self._ended, timeout)
+            said = list(self._said)
+            if what(said) or (or_end and self._ended):
+                return said
+        self.fail("waited in vain")
+
+    def fail(self, why: str) -> NoReturn:
+        """Fail the test; with what it said, and where its threads stand."""
+        if self._process.poll() is None:
+            self.signal(signal.SIGUSR1)
+            self._reader.join(0.5)  # for the stacks to be written
+        raise AssertionError(f"{why}; it said {self.said()} and on stderr:\n{self.stderr()}")
+
+    def tell(self, **what: Any) -> None:
+        """Give its stdin a line of JSON."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.flush()
+
+    def result(self, timeout: float = 120) -> list[dict[str, Any]]:
+        """Wait for its good end; what it said."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        if code != 0:
+            ending = "did not end" if code is None else f"ended with {code}"
+            self.fail(f"it {ending}")
+        self._reader.join()
+        return self.said()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to its whole process group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone. Harmless when it has ended."""
+        if self._process.poll() is None:
+            self.signal(signal.SIGKILL)
+        self._process.wait()
+        self._reader.join()
+
+    def close(self) -> None:
+        """`kill`, and close the pipes."""
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+
+@pytest.fixture
+def spawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Child]]:
+    """``spawn(script, *, env=None, under=(), **ask)``: a `Child` that runs a Python script, as an argument of
+    the command *under* if given. None outlives the test."""
+    folder = tmp_path_factory.mktemp("children")
+    children: list[Child] = []
+
+    def start(
+        script: str, *, env: dict[str, str] | None = None, under: Sequence[str] = (), **ask: Any
+    ) -> Child:
+        name = folder / f"{len(children)}"
+        source = name.with_suffix(".py")
+        source.write_text(_PRELUDE + script)
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}
+        argv = [*under, sys.executable, str(source), json.dumps(ask, default=str)]
+        child = Child(argv, env=clean | (env or {}), stderr=name.with_suffix(".err"))
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.close()
+
+
+@pytest.fixture
+def make_bay(tmp_path: Path) -> Iterator[Callable[..., Forebay]]:
+    """``make_bay(folder="bay", **settings)``: an open Forebay, impatient between attempts; closed when the test
+    ends."""
+    with ExitStack() as bays:
+
+        def make(folder: str = "bay", **settings: Any) -> Forebay:
+            return bays.enter_context(forebay.open(tmp_path / folder, **{"backoff_base_s": 0.01, **settings}))
+
+        yield make
+
+
+@pytest.fixture
+def bay(make_bay: Callable[..., Forebay]) -> Forebay:
+    """A Forebay with default settings but for its small waits."""
+    return make_bay()

@@ -11,7 +11,7 @@ import mimetypes
 import queue
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -217,7 +217,7 @@ class Forebay:
         version: str | None = None,
         offline: bool = False,
         progress: OnProgress | None = None,
-    ) -> Iterator[Fetched]:
+    ) -> Generator[Fetched, None, None]:
         """`fetch` for many URLs at once; each answer comes when it is there, failures as values.
 
         The limits of downloads at once and for each host hold. A caller that stops early suspends what it had
@@ -231,7 +231,7 @@ class Forebay:
         urls: Iterator[str | RequestSpec],
         make: Callable[[str | RequestSpec], Wish],
         progress: OnProgress | None,
-    ) -> Iterator[Fetched]:
+    ) -> Generator[Fetched, None, None]:
         done: queue.SimpleQueue[tuple[Errand, Ticket]] = queue.SimpleQueue()
         running: dict[Errand, Ticket] = {}
 
@@ -270,7 +270,7 @@ class Forebay:
                 wishes.append(make(url))
             except ForebayError as error:
                 shown = show_url(url if isinstance(url, str) else url.url)
-                fetched.append(Fetched(shown, None, "failed", error))
+                fetched.append(Fetched(shown, None, "failed", error, asked=url))
         for wish, registered in zip(wishes, self.register(wishes), strict=True):
             errand = self.errand(wish)
             following = errand.begin(registered)
@@ -369,17 +369,17 @@ class Forebay:
 
     def latest(self, url: str) -> Response | None:
         """The newest ready version of *url*, or None."""
-        return self._catalog.latest_ready(self._request_of(url).id, now=self._clock())
+        return self._catalog.latest_ready(self.request(url).id, now=self._clock())
 
     def versions(self, url: str, *, deleted: bool = False) -> list[Response]:
         """All versions of *url*, the newest first, whatever their status; with *deleted*, those that
         `undelete` can have back."""
-        found = self._catalog.versions(self._request_of(url).id, deleted=deleted, now=self._clock())
+        found = self._catalog.versions(self.request(url).id, deleted=deleted, now=self._clock())
         return [self._with_progress(response) for response in found]
 
     def find(self, url: str, *, version: str | None = None, tag: str | None = None) -> Response:
         """The version of that name, the newest with that tag, or the newest ready one. `UnknownVersion`."""
-        found = self._catalog.find_version(self._request_of(url).id, version=version, tag=tag, now=self._clock())
+        found = self._catalog.find_version(self.request(url).id, version=version, tag=tag, now=self._clock())
         if version is None and tag is None:
             found = self.latest(url)
         if found is None:
@@ -412,7 +412,7 @@ class Forebay:
     def delete(self, url: str, *, version: str | None = None) -> list[Response]:
         """Remove a version, or all of *url*, which is then fetched no more by itself. `undelete` has them
         back for a day."""
-        request = self._request_of(url)
+        request = self.request(url)
         every = self._catalog.versions(request.id, now=self._clock())
         chosen = [r for r in every if r.status not in ("wait", "in_progress") and version in (None, r.version)]
         if version is not None and not chosen:
@@ -424,7 +424,7 @@ class Forebay:
 
     def undelete(self, url: str, *, version: str | None = None) -> list[Response]:
         """Undo `delete`."""
-        request = self._request_of(url)
+        request = self.request(url)
         gone = self._catalog.versions(request.id, deleted=True, now=self._clock())
         chosen = [response for response in gone if version in (None, response.version)]
         if not chosen:
@@ -442,7 +442,7 @@ class Forebay:
         max_cached_pinned_versions: int | None = None,
     ) -> Request:
         """Change when *url* is fetched again and how many versions are kept, from now on."""
-        request = self._request_of(url)
+        request = self.request(url)
         values: dict[str, Any] = dict(request.cache_configuration)
         if refresh is not None:
             values["recaching_strategy"] = _strategy(refresh)
@@ -463,8 +463,9 @@ class Forebay:
         due = configuration.recaching_strategy.next_due(facts)
         self._catalog.configure(request_id, configuration, next_due_at=due)
 
-    def _request_of(self, url: str) -> Request:
-        """The one Request of *url*, which may also be a Request's id."""
+    def request(self, url: str) -> Request:
+        """The one Request of *url*, which may also be a Request's id. `UnknownRequest`; `InvalidValue` naming
+        the ids when several have that URL."""
         if re.fullmatch(r"[0-9a-f]{32}", url):
             return self._catalog.request(url, now=self._clock()).request
         found = self._catalog.requests_of_url(normalise_url(url))
@@ -567,7 +568,7 @@ def wishes(
 
     def make(url: str | RequestSpec) -> Wish:
         spec = url if isinstance(url, RequestSpec) else _spec(url, strategy)
-        return Wish(spec, refresh=strategy, expected=expected, tag=tag, version=version, offline=offline)
+        return Wish(spec, asked=url, refresh=strategy, expected=expected, tag=tag, version=version, offline=offline)
 
     return make
 

@@ -35,9 +35,10 @@ _MAX_ROUNDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the caller wants of a URL. *expected*: (algorithm, hex digest)."""
+    """What the caller wants of a URL. *asked*: as it was given. *expected*: (algorithm, hex digest)."""
 
     spec: RequestSpec
+    asked: str | RequestSpec
     refresh: AnyStrategy | None = None
     expected: tuple[str, str] | None = None
     tag: str | None = None
@@ -51,13 +52,14 @@ class Fetched:
 
     *how*: ``stored`` (fresh; no connection was opened), ``fetched`` (a new version), ``unchanged`` (the origin
     said so), ``stale`` (the origin failed, *error* says how; the last good version), ``failed`` (no version;
-    *error* says why).
+    *error* says why). *url* is fit to be shown, without secrets; *asked* is what was given.
     """
 
     url: str
     response: Response | None
     how: Literal["stored", "fetched", "unchanged", "stale", "failed"]
     error: ForebayError | None = None
+    asked: str | RequestSpec = ""
 
 
 Next = Fetched | Job
@@ -87,14 +89,22 @@ class Errand:
         try:
             return self._look(registered, shared=False)
         except ForebayError as error:
-            return Fetched(self.url, None, "failed", error)
+            return self._fetched(None, "failed", error)
 
     def settled(self, settled: Settled | ForebayError) -> Next:
         """What follows a job's end."""
         try:
             return self._after(settled)
         except ForebayError as error:
-            return Fetched(self.url, None, "failed", error)
+            return self._fetched(None, "failed", error)
+
+    def _fetched(
+        self,
+        response: Response | None,
+        how: Literal["stored", "fetched", "unchanged", "stale", "failed"],
+        error: ForebayError | None = None,
+    ) -> Fetched:
+        return Fetched(self.url, response, how, error, asked=self.wish.asked)
 
     def _after(self, settled: Settled | ForebayError) -> Next:
         if isinstance(settled, LeaseLost):
@@ -110,7 +120,7 @@ class Errand:
                 response = settled.response
                 if response is None or not self._is_expected(response):
                     return self._again(shared=False)  # evicted at once, or fetched for another's expectation
-                return Fetched(self.url, response, "fetched")
+                return self._fetched(response, "fetched")
             case "duplicate" | "unchanged":
                 return self._unchanged()
 
@@ -123,7 +133,7 @@ class Errand:
             assert self.wish.expected is not None
             algorithm, expected = self.wish.expected
             raise HashMismatch(self.url, algorithm=algorithm, expected=expected, got=_digest(latest, algorithm))
-        return Fetched(self.url, latest, "unchanged")
+        return self._fetched(latest, "unchanged")
 
     def _after_elsewhere(self, response: Response | None) -> Next:
         """Another process has ended its fetch; its failure is ours, its success we share."""
@@ -176,7 +186,7 @@ class Errand:
             if self.wish.offline:
                 raise NotStored(self.url)
             return self._job(registered, strategy, validate=False)
-        return Fetched(self.url, latest, "stored")
+        return self._fetched(latest, "stored")
 
     def _named(self, registered: Registered | None) -> Fetched:
         wish = self.wish
@@ -188,7 +198,7 @@ class Errand:
             )
         if found is None or self._is_rotten(found):
             raise UnknownVersion(self.url, wanted=wanted)
-        return Fetched(self.url, found, "stored")
+        return self._fetched(found, "stored")
 
     def _latest(self, registered: Registered) -> Response | None:
         if registered.latest_id is None:
@@ -225,7 +235,7 @@ class Errand:
         latest = None if registered is None else self._latest(registered)
         if latest is None or not self._is_expected(latest) or self._is_rotten(latest):
             raise error
-        return Fetched(self.url, latest, "stale", error)
+        return self._fetched(latest, "stale", error)
 
     def _job(self, registered: Registered, strategy: AnyStrategy, *, validate: bool) -> Job:
         latest = registered.latest if validate else None

@@ -11,6 +11,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from forebay.core.exchange import Limits
 from forebay.core.retry import RetryPolicy
+from forebay.errors import InvalidValue
+
+_PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 
 
 def default_data() -> Path:
@@ -24,7 +27,7 @@ class Settings(BaseSettings):
     """How a Forebay works. Each field is a keyword of `forebay.open` and, in capitals behind ``FOREBAY_``, an
     environment variable."""
 
-    model_config = SettingsConfigDict(env_prefix="FOREBAY_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="FOREBAY_", env_ignore_empty=True, extra="forbid", frozen=True)
 
     data: Path = Field(default_factory=default_data, description="The folder that holds everything.")
     max_downloads: int = Field(default=4, ge=1, le=1000, description="Downloads at once.")
@@ -45,7 +48,7 @@ class Settings(BaseSettings):
     stall_bytes_per_s: int = Field(
         default=64, ge=1, description="Slower than this for the stall window: the attempt fails."
     )
-    stall_window_s: int = Field(default=60, ge=1, description="The stall window in seconds.")
+    stall_window_s: float = Field(default=60.0, gt=0, description="The stall window in seconds.")
     max_size_bytes: int | None = Field(default=None, gt=0, description="The largest content that is taken.")
     max_redirects: int = Field(default=10, ge=0, description="Redirects that are followed in one attempt.")
     quota_bytes: int | None = Field(
@@ -78,6 +81,17 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part for part in value.replace(",", " ").split() if part)
         return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _check_proxy(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if value in ("", "environment") or (separator and rest and scheme.lower() in _PROXY_SCHEMES):
+            return value
+        # Never the value itself: a proxy's URL may hold a password.
+        raise InvalidValue(
+            "proxy", expected=f"'environment' or a URL of {', '.join(_PROXY_SCHEMES)}", got=scheme[:20]
+        )
 
     def limits(self) -> Limits:
         """The bounds of one download."""

@@ -168,7 +168,7 @@ class Fetcher:
                     ticket.holders += 1
                 out.append(ticket)
         if fresh:
-            self._post(partial(self._new.extend, fresh))
+            self._post(partial(self._take_in, fresh))
         return out
 
     def let_go(self, ticket: Ticket) -> None:
@@ -261,6 +261,9 @@ class Fetcher:
         if self._transfers:
             waits.append(max(0.0, self._beat_at - time.monotonic()))
         return min((wait for wait in waits if wait is not None), default=None)
+
+    def _take_in(self, tickets: Sequence[Ticket]) -> None:
+        self._new.extend(tickets)
 
     def _turn(self) -> None:
         """Start what can start, and write what has gathered in one transaction."""
@@ -424,6 +427,8 @@ class Fetcher:
         """See whether the fetches of other owners that we wait for are over, or their owners gone."""
         now = time.monotonic()
         for request_id, blocked in list(self._blocked.items()):
+            if request_id not in self._blocked:
+                continue  # taken over with another of its owner's
             busy = self._frontier.lease_of(request_id)
             if busy is None or busy.fence != blocked.busy.fence:
                 del self._blocked[request_id]
@@ -432,18 +437,20 @@ class Fetcher:
                     Settled("elsewhere", self._catalog.response(blocked.busy.response_id, now=self._clock())),
                 )
             elif not self._owner.is_alive(busy.owner):
-                self._take_over(request_id, busy.owner)
+                self._take_over(busy.owner)
             elif busy.beat != blocked.busy.beat:
                 blocked.busy, blocked.seen_at = busy, now
             elif now - blocked.seen_at > STUCK_AFTER_S:
-                # It may wake up again: its partial file is not safe to go on with.
-                self._stuck.add(request_id)
-                self._take_over(request_id, busy.owner)
+                # It may wake up again: its partial files are not safe to go on with.
+                self._stuck.update(key for key, other in self._blocked.items() if other.busy.owner == busy.owner)
+                self._take_over(busy.owner)
 
-    def _take_over(self, request_id: str, owner: str) -> None:
+    def _take_over(self, owner: str) -> None:
+        """Everything that we wait for from an owner that is gone is ours to fetch."""
         log.info("taking over from %s, which is gone", owner)
         self._frontier.reap(owner)
-        self._new.append(self._blocked.pop(request_id).ticket)
+        for request_id in [key for key, blocked in self._blocked.items() if blocked.busy.owner == owner]:
+            self._new.append(self._blocked.pop(request_id).ticket)
 
     def _beat(self) -> None:
         self._beat_at = time.monotonic() + HEARTBEAT_S

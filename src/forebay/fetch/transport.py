@@ -71,7 +71,7 @@ class TransportSettings:
     user_agent: str
     connect_timeout_s: float = 30.0
     stall_bytes_per_s: int = 64
-    stall_window_s: int = 60
+    stall_window_s: float = 60.0
     proxy: str | None = ""
     ca_file: str | None = None
 
@@ -100,8 +100,23 @@ class Exchange:
     """One request to an origin and its answer, under way."""
 
     __slots__ = (
-        "_block", "_curl", "_ended", "_fill", "_head", "_head_bytes", "_head_done", "_last_byte_at", "_reason",
-        "_refusals", "_send", "_sink", "_status", "_take", "_transport", "_unwanted",
+        "_block",
+        "_curl",
+        "_ended",
+        "_fill",
+        "_head",
+        "_head_bytes",
+        "_head_done",
+        "_reason",
+        "_refusals",
+        "_send",
+        "_sink",
+        "_status",
+        "_take",
+        "_transport",
+        "_unwanted",
+        "_window_at",
+        "_window_bytes",
     )  # fmt: skip
 
     def __init__(self, transport: Transport, send: Send, sink: Sink, curl: pycurl.Curl) -> None:
@@ -114,7 +129,8 @@ class Exchange:
         self._unwanted = 0
         self._block: bytearray | None = None
         self._fill = 0
-        self._last_byte_at = 0.0
+        self._window_at = transport.now
+        self._window_bytes = 0
         self._refusals: list[Refusal] = []
         self._reason: Failed | None = None
         self._ended = False
@@ -161,6 +177,7 @@ class Exchange:
 
     def _on_body(self, data: memoryview) -> int | None:
         size = len(data)
+        self._window_bytes += size
         if self._take is Take.DISCARD:
             self._unwanted += size
             return -1 if self._unwanted > DRAIN_BYTES else None
@@ -178,7 +195,6 @@ class Exchange:
                 self.flush()
                 if self._reason is not None:
                     return -1
-        self._last_byte_at = self._transport.now
         return None
 
     def _on_socket(self, _purpose: int, address: Any) -> Any:
@@ -196,6 +212,16 @@ class Exchange:
         if self._fill and self._block is not None:
             block, size, self._block, self._fill = self._block, self._fill, None, 0
             self._sink.on_block(block, size)
+
+    def is_stalled(self, now: float, settings: TransportSettings) -> bool:
+        """Whether the whole window that ends now was too slow. (libcurl's own measure averages over more than
+        five seconds.)"""
+        elapsed = now - self._window_at
+        if elapsed < settings.stall_window_s:
+            return False
+        slow = self._window_bytes < settings.stall_bytes_per_s * elapsed
+        self._window_at, self._window_bytes = now, 0
+        return slow
 
     def abort(self, reason: Failed) -> None:
         """Break the exchange off; `Sink.on_end` gets *reason*. Only in the transport's thread, outside of the
@@ -223,8 +249,6 @@ class Exchange:
             first = self._refusals[0]
             return Refused("origin_refused", f"{where} is at {first.address}", 0, permanent=True, refusal=first)
         name, permanent = _FAILURES.get(code, ("origin_protocol", False))
-        if name == "origin_stalled" and not self._head_done and "onnect" in message:
-            name = "origin_unreachable"
         return Failed(name, f"{where}: {message or f'libcurl error {code}'}", 0, permanent=permanent)
 
 
@@ -251,7 +275,7 @@ _FAILURES: dict[int, tuple[str, bool]] = {
     pycurl.E_RECV_ERROR: ("origin_cut", False),
     pycurl.E_HTTP2: ("origin_cut", False),
     92: ("origin_cut", False),  # CURLE_HTTP2_STREAM, without a name in pycurl
-    pycurl.E_OPERATION_TIMEDOUT: ("origin_stalled", False),
+    pycurl.E_OPERATION_TIMEDOUT: ("origin_unreachable", False),  # connecting took too long; nothing else is timed
     8: ("origin_ambiguous", False),  # CURLE_WEIRD_SERVER_REPLY: two different lengths
     100: ("origin_header_too_large", True),  # CURLE_TOO_LARGE: one line of over 100 kB
 }
@@ -359,8 +383,6 @@ class Transport:
         curl.setopt(pycurl.HTTP09_ALLOWED, 0)
         curl.setopt(pycurl.USERAGENT, settings.user_agent)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, round(settings.connect_timeout_s * 1000))
-        curl.setopt(pycurl.LOW_SPEED_LIMIT, settings.stall_bytes_per_s)
-        curl.setopt(pycurl.LOW_SPEED_TIME, settings.stall_window_s)
         curl.setopt(pycurl.HEADERFUNCTION, exchange._on_header)
         curl.setopt(pycurl.WRITEFUNCTION, exchange._on_body, use_memoryview=True)
         curl.setopt(pycurl.OPENSOCKETFUNCTION, exchange._on_socket)
@@ -396,10 +418,14 @@ class Transport:
         exchange._sink.on_end(failure)
 
     def _flush_slow(self) -> None:
-        """Hand over what slow bodies have gathered; fast ones fill their blocks sooner."""
+        """Hand over what slow bodies have gathered (fast ones fill their blocks sooner); give up stalled ones."""
         self._flush_timer = None
         for exchange in list(self._exchanges.values()):
             exchange.flush()
+            if exchange.is_stalled(self.now, self._settings):
+                settings = self._settings
+                detail = f"slower than {settings.stall_bytes_per_s} bytes/s for {settings.stall_window_s:g} s"
+                exchange.abort(Failed("origin_stalled", detail, 0))
         if self._exchanges:
             self._flush_timer = self.call_later(FLUSH_AFTER_S, self._flush_slow)
 

@@ -1,0 +1,103 @@
+"""The options that several commands share, and the folder they all work on."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from forebay.cli import show
+from forebay.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from logging import Handler
+
+    from forebay.bay import Forebay
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        envvar="FOREBAY_DATA",
+        show_default=False,
+        help="The folder that holds everything; without it, your user data folder.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a line.")]
+Url = Annotated[str, typer.Argument(metavar="URL", show_default=False, help="A URL that was fetched before.")]
+Version = Annotated[
+    str | None,
+    typer.Option(
+        "--version",
+        metavar="VERSION",
+        show_default=False,
+        help="This version, as `forebay log URL` names it, and not the latest.",
+    ),
+]
+
+_UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def open_bay(data: Path | None, **settings: Any) -> Forebay:
+    """The folder of *data*, made when it is not there. Settings that are None are left to the environment."""
+    import logging
+
+    import forebay
+
+    log = logging.getLogger("forebay")
+    if not log.handlers:
+        log.addHandler(_warnings())
+    return forebay.open(data, **{name: value for name, value in settings.items() if value is not None})
+
+
+def _warnings() -> Handler:
+    """Takes what the library logs, such as what the quota evicted, to stderr as our own warnings."""
+    import logging
+
+    class Warnings(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            show.warn(record.getMessage())
+            if record.exc_info and os.environ.get("FOREBAY_DEBUG"):
+                show.say_as_it_is(logging.Formatter().formatException(record.exc_info))
+
+    return Warnings(logging.WARNING)
+
+
+def open_existing(data: Path | None) -> Forebay:
+    """As `open_bay`, but a *data* that is not there is a slip of the pen, not a new folder."""
+    if data is not None and not data.is_dir():
+        raise InvalidValue("--data", expected="a folder that `forebay get` has filled", got=str(data))
+    return open_bay(data)
+
+
+def parse_size(text: str, *, option: str) -> int:
+    """Bytes that *text* says: ``500M``, ``10G``, ``1.5T`` in binary units, ``10GB`` in decimal ones.
+
+    Raises `InvalidValue` naming *option*.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
+    size = 0
+    if match is not None:
+        number, unit, suffix = match[1], match[2].upper(), (match[3] or "").lower()
+        base = 1000 if suffix == "b" else 1024
+        size = int(float(number) * base ** (_UNITS[unit] if unit else 0))
+    if size <= 0:
+        raise InvalidValue(option, expected="a size such as 500M or 10G", got=text)
+    return size
+
+
+def parse_span(text: str, *, option: str) -> float:
+    """Seconds that *text* says, such as ``30d``. Raises `InvalidValue` naming *option*."""
+    from forebay.models import parse_duration
+
+    try:
+        seconds = parse_duration(text)
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise InvalidValue(option, expected="a time such as 90s, 15m, 6h, 30d or 2w", got=text)
+    return seconds
