@@ -236,6 +236,8 @@ class Forebay:
         running: dict[Errand, Ticket] = {}
 
         def run(jobs: list[tuple[Errand, Job]]) -> None:
+            if not jobs:
+                return
             for (errand, _), ticket in zip(jobs, self._fetcher.submit([job for _, job in jobs]), strict=True):
                 running[errand] = ticket
                 ticket.when_settled(partial(done.put, (errand, ticket)))

@@ -253,7 +253,15 @@ class Frontier:
             if not waiting:
                 db.execute(delete(slots).where(mine, slots.c.held <= 0))
 
-    def slot_waiters(self, host: str, *, owner: str) -> set[str]:
+    def beat_of(self, owner: str) -> int | None:
+        """A number that changes while *owner* is well; None when it has no lease."""
+        with self.database.read() as db:
+            found: int | None = db.execute(
+                select(func.sum(leases.c.beat)).where(leases.c.owner == owner)
+            ).scalar_one()
+            return found
+
+    def others_at(self, host: str, *, owner: str) -> set[str]:
         """Other owners at *host*: those that wait, and those that hold what one waits for."""
         with self.database.read() as db:
             rows = db.execute(select(slots.c.owner).where(slots.c.host == host, slots.c.owner != owner))

@@ -1,4 +1,4 @@
-"""Content-addressed local files: ``content/a/bcdef…``, synced before they are named (DESIGN.md section 2)."""
+"""Content-addressed local files: ``content/<sha256>``, synced before they are named (DESIGN.md section 2)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from typing import BinaryIO
 from forebay.content.durable import storage_errors, sync_folder
 from forebay.errors import ContentRotten
 
-_FAN_OUT = 1  # 16 folders: commits that are grouped share their folder syncs
+_DIGEST_LENGTH = 64
 
 
 class FileContentStore:
-    """The content store in a folder; see `forebay.content.store` for what each method promises."""
+    """The content store in a folder; see `forebay.content.store` for what each method promises.
+
+    The folder is flat: commits that are grouped share one sync of it, and the file systems that we run on find
+    a name among millions as fast as among few.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -27,7 +31,7 @@ class FileContentStore:
 
     def path(self, sha256: str) -> Path:
         """Where the content is; read only."""
-        return self.folder / sha256[:_FAN_OUT] / sha256[_FAN_OUT:]
+        return self.folder / sha256
 
     def open(self, sha256: str, *, size_bytes: int) -> BinaryIO:
         """The content as a seekable binary file; `ContentRotten` when it is gone or has another size."""
@@ -70,22 +74,10 @@ class FileContentStore:
     def adopt(self, files: Iterable[tuple[Path, str]]) -> None:
         """Take synced files in under their digests. Renamed over what is there: fresh bytes of the same
         content mend whatever rot there was, and open readers keep the old file."""
-        folders: set[Path] = set()
         with storage_errors("the content store", self.folder):
             for source, sha256 in files:
-                target = self.path(sha256)
-                try:
-                    source.rename(target)
-                except FileNotFoundError:
-                    if target.parent.exists():
-                        raise
-                    target.parent.mkdir(mode=0o700, exist_ok=True)
-                    folders.add(self.folder)
-                    source.rename(target)
-                target.chmod(0o444)
-                folders.add(target.parent)
-            for folder in folders:
-                sync_folder(folder)
+                source.rename(self.path(sha256))
+            sync_folder(self.folder)
 
     def verify(self, sha256: str, *, size_bytes: int) -> str | None:
         """Read all bytes; None when they are right, else what was found."""
@@ -100,14 +92,12 @@ class FileContentStore:
 
     def stored(self) -> Iterator[tuple[str, float, int]]:
         """(digest, Unix time of storing, bytes) of everything there."""
-        for folder in self.folder.iterdir():
-            if len(folder.name) != _FAN_OUT or not folder.is_dir():
-                continue
-            for entry in os.scandir(folder):
+        for entry in os.scandir(self.folder):
+            if len(entry.name) == _DIGEST_LENGTH:
                 with contextlib.suppress(FileNotFoundError):
                     stat = entry.stat()
                     # ctime is the time of the rename: the bytes may have been written long before.
-                    yield folder.name + entry.name, stat.st_ctime, stat.st_size
+                    yield entry.name, stat.st_ctime, stat.st_size
 
     def delete(self, sha256: str) -> None:
         """Remove content; its open readers go on."""

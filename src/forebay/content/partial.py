@@ -23,8 +23,8 @@ from pathlib import Path
 
 from forebay.content.durable import storage_errors, sync_file, sync_folder, write_all
 
-# magic, generation, reserved, length, synced length, hash of the boot id, CRC of what comes before
-_MARK = struct.Struct("<8sIIQQQI")
+# magic, generation, reserved, length, synced length, hash of the boot id, inode of the data, CRC of these
+_MARK = struct.Struct("<8sIIQQQQI")
 _MAGIC = b"FBYMARK1"
 _META_AT = 64
 _META_HEAD = struct.Struct("<II")  # length, CRC
@@ -33,11 +33,12 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a watermark says: the first ``length`` bytes of ``generation`` are there."""
+    """What a watermark says: the first ``length`` bytes of ``generation`` are there, in the file ``inode``."""
 
     generation: int
     length: int
     synced: int
+    inode: int
     meta: bytes
 
 
@@ -60,12 +61,12 @@ def read_mark(path: Path) -> Mark | None:
         return None
     if len(data) < _META_AT + _META_HEAD.size:
         return None
-    magic, generation, _, length, synced, boot, crc = _MARK.unpack_from(data)
+    magic, generation, _, length, synced, boot, inode, crc = _MARK.unpack_from(data)
     meta_length, meta_crc = _META_HEAD.unpack_from(data, _META_AT)
     meta = data[_META_AT + _META_HEAD.size :][:meta_length]
     if magic != _MAGIC or crc != zlib.crc32(data[: _MARK.size - 4]) or meta_crc != zlib.crc32(meta):
         return None
-    return Mark(generation, length if boot == _boot() else synced, synced, meta)
+    return Mark(generation, length if boot == _boot() else synced, synced, inode, meta)
 
 
 class PartialFile:
@@ -80,6 +81,7 @@ class PartialFile:
         self.synced = 0
         self._data = -1
         self._mark = -1
+        self._inode = 0
 
     @classmethod
     def create(cls, folder: Path, name: str, *, generation: int) -> PartialFile:
@@ -103,6 +105,7 @@ class PartialFile:
             partial._data = os.open(partial.path, os.O_RDWR | os.O_CLOEXEC)
             os.ftruncate(partial._data, mark.length)
             partial._mark = os.open(partial._mark_path, os.O_RDWR | os.O_CLOEXEC)
+        partial._inode = mark.inode
         partial.length = mark.length
         partial.synced = min(mark.synced, mark.length)
         return partial
@@ -111,6 +114,7 @@ class PartialFile:
         """Begin to keep a mark, with *meta* in it: from here on the file can be resumed and followed."""
         with storage_errors("a partial file", self._folder):
             if self._mark < 0:
+                self._inode = os.fstat(self._data).st_ino
                 flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
                 self._mark = os.open(self._mark_path, flags, 0o600)
             head = _META_HEAD.pack(len(meta), zlib.crc32(meta))
@@ -131,7 +135,7 @@ class PartialFile:
                 self._advance()
 
     def _advance(self) -> None:
-        head = _MARK.pack(_MAGIC, self.generation, 0, self.length, self.synced, _boot(), 0)[:-4]
+        head = _MARK.pack(_MAGIC, self.generation, 0, self.length, self.synced, _boot(), self._inode, 0)[:-4]
         write_all(self._mark, memoryview(head + struct.pack("<I", zlib.crc32(head))), 0)
 
     def sync(self) -> None:
@@ -157,6 +161,12 @@ class PartialFile:
                 consume(view[:got])
                 offset += got
 
+    def seal(self) -> None:
+        """`sync` for the last time: the bytes are whole, and nobody writes them any more."""
+        with storage_errors("a partial file", self._folder):
+            os.fchmod(self._data, 0o444)
+        self.sync()
+
     def close(self) -> None:
         """Close the files and leave them where they are."""
         for descriptor in (self._data, self._mark):
@@ -167,8 +177,9 @@ class PartialFile:
     def discard(self) -> None:
         """Close and remove the files."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        # The mark first: one without its file would only mislead.
         self._mark_path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def forget_mark(self) -> None:
         """The bytes have moved into the store: remove the mark."""
@@ -189,48 +200,51 @@ class Partials:
         """A new generation under this fence."""
         return PartialFile.create(self.folder, f"{key}.{fence}", generation=generation)
 
-    def adopt(self, key: str, *, fence: int) -> tuple[PartialFile, bytes] | None:
+    def adopt(self, key: str, *, fence: int, trust: Callable[[bytes], bool]) -> tuple[PartialFile, bytes] | None:
         """What an earlier fence left of *key*, renamed so that its old owner cannot commit it, with its meta;
-        None when there is nothing to go on from. Call it only when the old owner is gone: whoever still holds
-        the file open could write into it."""
-        found = self._newest(key)
-        if found is None:
-            return None
-        old = f"{key}.{found}"
-        mark = read_mark(self.folder / f"{old}.mark")
-        if mark is None or mark.length == 0 or not self._long_enough(old, mark.length):
+        None when there is nothing to go on from, or when *trust* says no to the meta: whoever still holds the
+        file open could write into it."""
+        found = self._newest_mark(key)
+        mark = None if found is None else read_mark(self.folder / f"{key}.{found}.mark")
+        part = None if mark is None else self._part_of(key, mark)
+        if mark is None or part is None or mark.length == 0 or not trust(mark.meta):
             self.discard(key)
             return None
         new = f"{key}.{fence}"
-        if new != old:
-            with storage_errors("a partial file", self.folder):
-                for suffix in ("part", "mark"):
-                    (self.folder / f"{old}.{suffix}").rename(self.folder / f"{new}.{suffix}")
+        with storage_errors("a partial file", self.folder):
+            # A crash between the two leaves a pair that still belongs together, by the inode in the mark.
+            part.rename(self.folder / f"{new}.part")
+            (self.folder / f"{key}.{found}.mark").rename(self.folder / f"{new}.mark")
         return PartialFile.reopen(self.folder, new, mark), mark.meta
 
-    def _long_enough(self, name: str, length: int) -> bool:
-        try:
-            return (self.folder / f"{name}.part").stat().st_size >= length
-        except FileNotFoundError:
-            return False
+    def _part_of(self, key: str, mark: Mark) -> Path | None:
+        """The file that *mark* speaks of."""
+        for path in self.folder.glob(f"{key}.*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                stat = path.stat()
+                if stat.st_ino == mark.inode and stat.st_size >= mark.length:
+                    return path
+        return None
 
-    def _newest(self, key: str) -> int | None:
+    def _newest_mark(self, key: str) -> int | None:
         fences = [int(path.name.split(".")[1]) for path in self.folder.glob(f"{key}.*.mark")]
         return max(fences, default=None)
 
     def mark(self, key: str) -> Mark | None:
         """How far the download of *key* is, whoever runs it; None before its first marked byte."""
-        fence = self._newest(key)
+        fence = self._newest_mark(key)
         return None if fence is None else read_mark(self.folder / f"{key}.{fence}.mark")
 
     def discard(self, key: str) -> None:
-        """Remove whatever is left of *key*."""
-        for path in self.folder.glob(f"{key}.*"):
+        """Remove whatever is left of *key*, marks first: one without its file would only mislead."""
+        for path in sorted(self.folder.glob(f"{key}.*")):
             path.unlink(missing_ok=True)
 
     def leftovers(self) -> Iterator[tuple[str, float, int]]:
-        """(key, Unix time of the last write, bytes) of each partial file."""
-        for path in self.folder.glob("*.part"):
+        """(key, Unix time of the last write, bytes) of each partial file, and of each mark that lost its own."""
+        for path in self.folder.iterdir():
+            if path.suffix == ".mark" and path.with_suffix(".part").exists():
+                continue
             with contextlib.suppress(FileNotFoundError):
                 stat = path.stat()
                 yield path.name.split(".")[0], stat.st_mtime, stat.st_size

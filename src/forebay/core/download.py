@@ -46,6 +46,8 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 # RFC 9110 section 15.5/15.6: these may pass; others tell that asking again is of no use.
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 BUSY_STATUSES = frozenset({429, 503})
+# A representation that keeps changing under us is given up after so many restarts without a new high water.
+_RESTARTS_PER_ATTEMPT = 4
 # What may follow a redirect to another origin: nothing that could be a credential.
 CROSS_ORIGIN_FIELDS = frozenset({"accept", "accept-language", "user-agent"})
 
@@ -85,6 +87,8 @@ class Download:
     # patience
     attempts: int = 0
     failures: int = 0
+    restarts: int = 0
+    continues: bool = False
     progressed: bool = False
     high_water: int = 0
     resumed_bytes: int = 0
@@ -118,9 +122,9 @@ def begin(
         probe=probe and stored is not None and not stored.validators and ask.method == "GET",
         previous_media_type=previous_media_type,
         started_at=now,
-        prefix=prefix if length else None,
-        length=length if prefix is not None else 0,
-        high_water=length if prefix is not None else 0,
+        prefix=prefix if length and ask.method == "GET" else None,
+        length=length if prefix is not None and ask.method == "GET" else 0,
+        high_water=length if prefix is not None and ask.method == "GET" else 0,
         generation=generation,
     )
     return _send_first(state)
@@ -179,6 +183,7 @@ def _send_first(state: Download) -> Step:
         redirects=0,
         attempts=state.attempts + 1,
         progressed=False,
+        continues=False,
     )
     return _send(state)
 
@@ -288,6 +293,7 @@ def _on_partial(state: Download, head: Head) -> Step | _Failure:
         state,
         phase=Phase.RECEIVING,
         prefix=prefix,
+        continues=True,
         resumed_bytes=state.length,
     )
     return state, [Write(state.length, state.generation, prefix)]
@@ -335,16 +341,15 @@ def _on_whole(state: Download, head: Head) -> Step | _Failure:
     too_large = _too_large(state, representation.total)
     if too_large is not None:
         return _give_up(state, too_large, keep_partial=False)
-    generation = state.generation if state.prefix is None else state.generation + 1
+    if state.prefix is not None:
+        state = _without_prefix(state)
     state = replace(
         state,
         phase=Phase.RECEIVING,
         prefix=representation,
-        length=0,
-        generation=generation,
         resumed_bytes=0,
     )
-    return state, [Write(0, generation, representation)]
+    return state, [Write(0, state.generation, representation)]
 
 
 def _too_large(state: Download, size: int | None) -> ContentTooLarge | None:
@@ -358,10 +363,13 @@ def _too_large(state: Download, size: int | None) -> ContentTooLarge | None:
 
 
 def _measure(state: Download, length: int) -> Download:
-    """Take note of *length*; progress is what no generation before had reached."""
+    """Take note of *length*. Progress is a prefix that was continued, or what no generation before had reached:
+    an origin that ignores Range and cuts would else keep us busy for ever."""
+    if length == state.length:
+        return state
     if length > state.high_water:
-        return replace(state, length=length, high_water=length, failures=0, progressed=True)
-    return replace(state, length=length)
+        return replace(state, length=length, high_water=length, failures=0, restarts=0, progressed=True)
+    return replace(state, length=length, progressed=state.progressed or (state.continues and length > state.length))
 
 
 def _on_landed(state: Download, length: int, now: float) -> Step:
@@ -402,7 +410,7 @@ def _on_mismatch(state: Download, error: HashMismatch) -> Step:
 
 
 def _without_prefix(state: Download) -> Download:
-    return replace(state, prefix=None, length=0, generation=state.generation + 1)
+    return replace(state, prefix=None, length=0, generation=state.generation + 1, restarts=state.restarts + 1)
 
 
 def _restart(state: Download, error: OriginError) -> _Failure:
@@ -415,7 +423,7 @@ def _fail(failure: _Failure, now: float, jitter: float) -> Step:
     state, error, retry = failure.state, failure.error, failure.state.limits.retry
     failures = 0 if state.progressed else state.failures + 1
     state = replace(state, failures=failures)
-    if failures >= retry.max_attempts:
+    if failures >= retry.max_attempts or state.restarts >= _RESTARTS_PER_ATTEMPT * retry.max_attempts:
         tries = "once" if state.attempts == 1 else f"{state.attempts} times"
         return _give_up(state, OriginError(error.code, f"{error.detail} (tried {tries})", retryable=True))
     delay = backoff_delay(failures, policy=retry, jitter=jitter)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import partial
@@ -36,9 +36,9 @@ from forebay.content.files import FileContentStore
 from forebay.content.partial import Partials
 from forebay.core.filenames import choose_filename
 from forebay.errors import ForebayError, LeaseLost, StateError, StorageError, StorageFailed
-from forebay.fetch.landing import WriterThread
+from forebay.fetch.landing import Workers, failing
 from forebay.fetch.owner import Owner
-from forebay.fetch.slots import LOOK_AGAIN_S, Slots
+from forebay.fetch.slots import LOOK_AGAIN_S, STUCK_AFTER_S, Slots
 from forebay.fetch.transfer import (
     End,
     GaveUp,
@@ -56,8 +56,6 @@ from forebay.models import Response
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
-# An owner whose beat has not changed for so long is stuck or on a machine that is gone (DESIGN.md section 3).
-STUCK_AFTER_S = 15.0
 # While other downloads run, a finished one waits this long for more to share its durable commit with.
 _GATHER_S = 0.004
 _GATHER_MOST = 64
@@ -146,7 +144,6 @@ class Fetcher:
         self._started: list[Lease] = []
         self._ended_at = 0.0
         self._beat_at = 0.0
-        self._stuck: set[str] = set()
 
     # --- for callers -----------------------------------------------------------------------------------
 
@@ -217,10 +214,11 @@ class Fetcher:
         if self._thread is not None:
             return
         transport = self._make_transport()
-        pool = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="forebay-sync")
-        self._shop = Workshop(transport, WriterThread(), pool, self._partials, self)
+        writer, pool = Workers("forebay-write", 1), Workers("forebay-sync", _SYNC_THREADS)
+        self._shop = Workshop(transport, writer, pool, self._partials, self._owner, self)
         transport.start()
-        self._shop.writer.start()
+        writer.start()
+        pool.start()
         self._thread = threading.Thread(target=self._run, name="forebay-clerk", daemon=True)
         self._thread.start()
 
@@ -249,7 +247,7 @@ class Fetcher:
             self._frontier.reap(self._owner.id)
         self._shop.transport.close()
         self._shop.writer.close()
-        self._shop.pool.shutdown()
+        self._shop.pool.close()
 
     def _patience(self) -> float | None:
         """How long to wait for the next event."""
@@ -441,8 +439,6 @@ class Fetcher:
             elif busy.beat != blocked.busy.beat:
                 blocked.busy, blocked.seen_at = busy, now
             elif now - blocked.seen_at > STUCK_AFTER_S:
-                # It may wake up again: its partial files are not safe to go on with.
-                self._stuck.update(key for key, other in self._blocked.items() if other.busy.owner == busy.owner)
                 self._take_over(busy.owner)
 
     def _take_over(self, owner: str) -> None:
@@ -487,22 +483,15 @@ class Fetcher:
             shop.transport.call(transfer.start)
             return
         transfer.prepare()
-        if transfer.lease.fence == 1 or transfer.job.ask.method != "GET":
+        if transfer.lease.fence == 1:
             shop.transport.call(transfer.start)
             return
-        if transfer.job.request_id in self._stuck:
-            self._stuck.discard(transfer.job.request_id)
-            self._partials.discard(transfer.job.request_id)
 
         def adopt() -> None:
-            try:
-                transfer.adopt()
-            except StorageError as error:
-                self.ended(transfer, GaveUp(error, _NO_STATS))
-            else:
-                shop.transport.call(transfer.start)
+            transfer.adopt()
+            shop.transport.call(transfer.start)
 
-        shop.pool.submit(adopt)
+        shop.pool.put(failing(adopt, lambda error: self.ended(transfer, GaveUp(error, _NO_STATS))))
 
     # --- ends ------------------------------------------------------------------------------------------
 

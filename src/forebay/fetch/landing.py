@@ -7,13 +7,13 @@ in a small pool, so that one disk flush never holds up another download's bytes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from forebay.content.partial import PartialFile, Partials
@@ -31,26 +31,30 @@ _SYNC_SECONDS = 2.0
 Recycle = Callable[[bytearray], None]
 
 
-class WriterThread:
-    """Runs what it is given, one after the other."""
+class Workers:
+    """Threads that run what they are given; a single one runs it in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, count: int) -> None:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(_QUEUED_BLOCKS)
-        self._thread = threading.Thread(target=self._run, name="forebay-write", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True) for number in range(count)
+        ]
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Run what is queued, then stop."""
-        if self._thread.ident is not None:
+        for _ in self._threads:
             self._queue.put(None)
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def put(self, call: Callable[[], None]) -> None:
-        """Run *call* after what was put before."""
+        """Have *call* run."""
         self._queue.put(call)
 
     def put_block(self, call: Callable[[], None]) -> None:
@@ -82,14 +86,15 @@ class Landing:
     `whole` and `prepare`, which run in the pool before or instead of them."""
 
     def __init__(
-        self, partials: Partials, pool: ThreadPoolExecutor, *, key: str, fence: int, algorithms: Iterable[str]
+        self, partials: Partials, pool: Workers, *, key: str, fence: int, algorithms: Iterable[str]
     ) -> None:
         self._partials, self._pool = partials, pool
         self._key, self._fence = key, fence
         self._algorithms = frozenset(algorithms) | {"sha256"}
         self._hashers = self._new_hashers()
         self._partial: PartialFile | None = None
-        self._sync: Future[None] | None = None
+        self._syncing: threading.Event | None = None
+        self._sync_error: StorageError | None = None
         self._synced_length = 0
         self._synced_at = 0.0
 
@@ -100,12 +105,16 @@ class Landing:
         for hasher in self._hashers.values():
             hasher.update(data)
 
-    def prepare(self) -> tuple[int, int, bytes] | None:
-        """Take over what an earlier process left, hashing it again: (length, generation, meta)."""
-        found = self._partials.adopt(self._key, fence=self._fence)
+    def prepare(
+        self, *, trust: Callable[[bytes], bool], sign: Callable[[bytes], bytes]
+    ) -> tuple[int, int, bytes] | None:
+        """Take over what an earlier process left, hashing it again: (length, generation, meta). *trust* says
+        whether its meta allows it, *sign* makes the meta ours."""
+        found = self._partials.adopt(self._key, fence=self._fence, trust=trust)
         if found is None:
             return None
         partial, meta = found
+        partial.keep_mark(sign(meta))
         partial.read_through(self._hash)
         self._partial, self._synced_length = partial, partial.synced
         return partial.length, partial.generation, meta
@@ -125,15 +134,21 @@ class Landing:
         self._hash(data)
         now = time.monotonic()
         due = self._partial.length - self._synced_length >= _SYNC_BYTES or now - self._synced_at >= _SYNC_SECONDS
-        if due and (self._sync is None or self._sync.done()):
+        if due and (self._syncing is None or self._syncing.is_set()):
             first = self._synced_length == 0
             self._synced_length, self._synced_at = self._partial.length, now
-            self._sync = self._pool.submit(self._sync_partial, self._partial, first)
+            done = self._syncing = threading.Event()
+            self._pool.put(functools.partial(self._sync_partial, self._partial, done, first=first))
 
-    def _sync_partial(self, partial: PartialFile, first: bool) -> None:
-        partial.sync()
-        if first:
-            self._partials.sync_folder()
+    def _sync_partial(self, partial: PartialFile, done: threading.Event, *, first: bool) -> None:
+        try:
+            partial.sync()
+            if first:
+                self._partials.sync_folder()
+        except StorageError as error:
+            self._sync_error = error
+        finally:
+            done.set()
 
     def digests(self) -> dict[str, str]:
         """The digests of what has landed, in hex."""
@@ -143,7 +158,8 @@ class Landing:
         """Sync what has landed; the caller commits it. Runs in the pool."""
         assert self._partial is not None
         self._await_sync()
-        self._partial.sync()
+        self._raise_sync_error()
+        self._partial.seal()
         return Landed(self._partial, self._partial.length, self.digests())
 
     def whole(self, data: memoryview, generation: int) -> Landed:
@@ -153,18 +169,21 @@ class Landing:
         if data:
             partial.append(data)
             self._hash(data)
-        partial.sync()
+        partial.seal()
         return Landed(partial, len(data), self.digests())
 
     def suspend(self) -> None:
         """Sync what has landed and leave it to be resumed."""
         if self._partial is not None:
             self._await_sync()
+            partial, self._partial = self._partial, None
             try:
-                self._partial.sync()
-            finally:
-                self._partial.close()
-                self._partial = None
+                self._raise_sync_error()
+                partial.sync()
+            except StorageError:
+                partial.discard()  # what it holds cannot be trusted
+                raise
+            partial.close()
 
     def drop(self) -> None:
         """Remove what has landed."""
@@ -175,9 +194,15 @@ class Landing:
 
     def _await_sync(self) -> None:
         # The files must not be closed, nor their numbers reused, under a running sync.
-        if self._sync is not None:
-            self._sync.exception()
-            self._sync = None
+        if self._syncing is not None:
+            self._syncing.wait()
+            self._syncing = None
+
+    def _raise_sync_error(self) -> None:
+        # The kernel tells of a failed write once: a later sync would succeed over bytes that are lost.
+        if self._sync_error is not None:
+            error, self._sync_error = self._sync_error, None
+            raise error
 
 
 def failing(call: Callable[[], None], on_error: Callable[[StorageError], None]) -> Callable[[], None]:

@@ -6,7 +6,11 @@ import contextlib
 import fcntl
 import os
 import secrets
+import time
 from pathlib import Path
+
+# An owner gets its name within microseconds.
+_NAMELESS_S = 60.0
 
 
 class Owner:
@@ -48,6 +52,10 @@ class Owner:
     def dead(self) -> list[str]:
         """Owners whose lock file is still there though they are gone."""
         names = [path.stem for path in self._folder.glob("*.lock")]
+        for early in self._folder.glob("*.new"):  # killed before it had its name
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - early.stat().st_mtime > _NAMELESS_S:
+                    early.unlink()
         return [name for name in names if not self.is_alive(name)]
 
     def bury(self, owner: str) -> None:

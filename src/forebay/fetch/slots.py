@@ -18,6 +18,8 @@ from forebay.fetch.transfer import Transfer
 LOOK_AGAIN_S = 0.02
 # How long a host's slots are kept after its last transfer: usually until its commit is written with them.
 LINGER_S = 0.02
+# An owner whose beat has not changed for so long is stuck or on a machine that is gone (DESIGN.md section 3).
+STUCK_AFTER_S = 15.0
 # A slot may be handed on among our own transfers for so long while other processes wait for the host.
 _FAIR_SHARE_S = 1.0
 
@@ -42,6 +44,8 @@ class Slots:
         self._max_downloads, self._max_per_host = max_downloads, max_per_host
         self._hosts: dict[str, _Host] = {}
         self._running = 0
+        # The beat of others that we wait for, and since when it has stood there.
+        self._watched: dict[str, tuple[int | None, float]] = {}
 
     def enqueue(self, transfer: Transfer) -> None:
         """*transfer* wants a slot of its host."""
@@ -137,10 +141,16 @@ class Slots:
         return self._frontier.others_wait(host, owner=self._owner.id)
 
     def _bury_the_dead(self, host: str) -> None:
-        """Whoever holds what we wait for may be gone."""
-        for owner in self._frontier.slot_waiters(host, owner=self._owner.id):
-            if not self._owner.is_alive(owner):
+        """Whoever holds what we wait for may be gone, or stand still for too long (Ctrl-Z)."""
+        now = time.monotonic()
+        for owner in self._frontier.others_at(host, owner=self._owner.id):
+            beat = self._frontier.beat_of(owner)
+            seen = self._watched.get(owner)
+            if seen is None or seen[0] != beat:
+                seen = self._watched[owner] = (beat, now)
+            if not self._owner.is_alive(owner) or now - seen[1] > STUCK_AFTER_S:
                 self._frontier.reap(owner)
+                self._watched.pop(owner, None)
 
     def clear(self) -> None:
         """Forget everything; the catalog is told by `Frontier.reap`."""

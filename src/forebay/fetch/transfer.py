@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
 from forebay.catalog.frontier import Lease, Stats
 from forebay.content.partial import Partials
@@ -41,9 +41,12 @@ from forebay.core.exchange import (
 from forebay.core.exchange import Landed as LandedEvent
 from forebay.core.reuse import StoredVersion
 from forebay.core.urls import show_url
-from forebay.errors import ForebayError, HashMismatch, OriginError, OriginRefused, StorageError
-from forebay.fetch.landing import Landed, Landing, WriterThread, failing
+from forebay.errors import ForebayError, HashMismatch, OriginError, OriginRefused, StorageError, StorageFailed
+from forebay.fetch.landing import Landed, Landing, Workers, failing
+from forebay.fetch.owner import Owner
 from forebay.fetch.transport import Exchange, Refused, Take, Timer, Transport
+
+log = logging.getLogger(__name__)
 
 # A shorter wait (after progress) keeps the host's slot: giving it back costs more than the wait.
 _KEEP_SLOT_S = 0.25
@@ -135,13 +138,14 @@ class Workshop:
     """What transfers work with."""
 
     transport: Transport
-    writer: WriterThread
-    pool: ThreadPoolExecutor
+    writer: Workers
+    pool: Workers
     partials: Partials
+    owner: Owner
     desk: Desk
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Transfer:
     """One leased download. `prepare` in the pool, everything else in the transport's thread."""
 
@@ -184,14 +188,35 @@ class Transfer:
         )
 
     def adopt(self) -> None:
-        """Hash again what an earlier process left of this Request, to go on from there."""
+        """Hash again what an earlier process left of this Request, to go on from there. Runs in the pool."""
         assert self._landing is not None
-        self._prefix = self._landing.prepare()
+        self._prefix = self._landing.prepare(trust=self._may_adopt, sign=self._signed)
+
+    def _may_adopt(self, meta: bytes) -> bool:
+        """Not while its writer lives, though its lease was taken: it may wake up and go on writing."""
+        writer = _meta(meta).get("owner")
+        return _representation(meta) is not None and not (
+            writer != self.shop.owner.id and self.shop.owner.is_alive(str(writer))
+        )
+
+    def _signed(self, meta: bytes) -> bytes:
+        return json.dumps(_meta(meta) | {"owner": self.shop.owner.id}).encode()
 
     # --- running ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin, or go on after a wait."""
+        self._guarded(self._start)
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """A bug of ours ends this transfer, not the thread that all of them run in."""
+        try:
+            call()
+        except Exception as error:
+            log.exception("a transfer failed")
+            self._break_down(StorageFailed("internal error", reason=repr(error)))
+
+    def _start(self) -> None:
         self.progress.state = "downloading"
         if self._cancelled:
             self._suspend()
@@ -315,7 +340,7 @@ class Transfer:
         landing = self._landing
         assert landing is not None
         if self._fresh is not None:
-            meta, self._fresh = json.dumps(asdict(self._fresh)).encode(), None
+            meta, self._fresh = self._signed(json.dumps({"from": asdict(self._fresh)}).encode()), None
             self._writing(partial(landing.begin, self._generation, meta))
 
         def write() -> None:
@@ -347,6 +372,9 @@ class Transfer:
     def on_end(self, failure: Failed | None) -> None:
         """See `forebay.fetch.transport.Sink`."""
         self._exchange = None
+        self._guarded(partial(self._after_exchange, failure))
+
+    def _after_exchange(self, failure: Failed | None) -> None:
         assert self._state is not None
         if isinstance(failure, Refused):
             self._refused = failure
@@ -373,7 +401,7 @@ class Transfer:
             self._writing(partial(self._check, landing, commit))
             return
         piece, self._piece = self._piece, None
-        self.shop.pool.submit(failing(partial(self._land_piece, landing, commit, piece), self._on_storage_error))
+        self.shop.pool.put(failing(partial(self._land_piece, landing, commit, piece), self._on_storage_error))
 
     def _land_piece(self, landing: Landing, commit: Commit, piece: tuple[bytearray, int] | None) -> None:
         block, size = piece if piece is not None else (bytearray(), 0)
@@ -383,19 +411,19 @@ class Transfer:
         if mismatch is None:
             self._end(Whole(landed, commit.representation, self._stats()))
         else:
-            self.shop.transport.call(partial(self._advance, Mismatched(mismatch)))
+            self.shop.transport.call(partial(self._guarded, partial(self._advance, Mismatched(mismatch))))
 
     def _check(self, landing: Landing, commit: Commit) -> None:
         """In the writer, after the last block: compare, then have it synced."""
         mismatch = self._mismatch(landing.digests())
         if mismatch is not None:
-            self.shop.transport.call(partial(self._advance, Mismatched(mismatch)))
+            self.shop.transport.call(partial(self._guarded, partial(self._advance, Mismatched(mismatch))))
             return
 
         def land() -> None:
             self._end(Whole(landing.landed(), commit.representation, self._stats()))
 
-        self.shop.pool.submit(failing(land, self._on_storage_error))
+        self.shop.pool.put(failing(land, self._on_storage_error))
 
     def _mismatch(self, digests: dict[str, str]) -> HashMismatch | None:
         if self.job.expected is None:
@@ -469,9 +497,18 @@ class Transfer:
         )
 
 
+def _meta(meta: bytes) -> dict[str, Any]:
+    """What a mark's meta holds: who writes (``owner``), and what the origin said of the content (``from``)."""
+    try:
+        found = json.loads(meta)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _representation(meta: bytes) -> Representation | None:
     """What a partial file's meta says of its origin; None when it was written by another Forebay."""
     try:
-        return Representation(**json.loads(meta))
-    except (TypeError, ValueError):
+        return Representation(**_meta(meta)["from"])
+    except (KeyError, TypeError):
         return None

@@ -103,6 +103,7 @@ class Exchange:
         "_block",
         "_curl",
         "_ended",
+        "_expected",
         "_fill",
         "_head",
         "_head_bytes",
@@ -127,6 +128,7 @@ class Exchange:
         self._status = 0
         self._take = Take.DISCARD
         self._unwanted = 0
+        self._expected: int | None = None
         self._block: bytearray | None = None
         self._fill = 0
         self._window_at = transport.now
@@ -162,18 +164,16 @@ class Exchange:
 
     def _on_head(self) -> int | None:
         fields = Fields(self._head)
+        length = fields.get("Content-Length")
+        if length is not None and length.isdigit():
+            self._expected = int(length)
         try:
             self._take = self._sink.on_head(Head(self._status, fields, time.time()))
         except BaseException as error:  # a bug of ours must not vanish in libcurl's callback
             return self._break_off(Failed("origin_protocol", f"internal error: {error!r}", 0, permanent=True))
-        if self._take is Take.DISCARD and not self._drainable(fields):
+        if self._take is Take.DISCARD and self._expected is not None and self._expected > DRAIN_BYTES:
             self._unwanted = DRAIN_BYTES + 1
         return None
-
-    @staticmethod
-    def _drainable(fields: Fields) -> bool:
-        length = fields.get("Content-Length")
-        return length is None or (length.isdigit() and int(length) <= DRAIN_BYTES)
 
     def _on_body(self, data: memoryview) -> int | None:
         size = len(data)
@@ -185,7 +185,7 @@ class Exchange:
         while position < size:
             block = self._block
             if block is None:
-                block = self._block = self._transport.take_block()
+                block = self._block = self._transport.take_block(self._expected)
             fill = self._fill
             count = min(len(block) - fill, size - position)
             block[fill : fill + count] = data[position : position + count]
@@ -342,8 +342,10 @@ class Transport:
         if len(block) == BLOCK_BYTES:
             self._blocks.append(block)
 
-    def take_block(self) -> bytearray:
-        """An empty block."""
+    def take_block(self, expected: int | None) -> bytearray:
+        """An empty block; a small one for a body that is *expected* to be small."""
+        if expected is not None and 0 < expected < BLOCK_BYTES // 2:
+            return bytearray(expected)
         try:
             return self._blocks.pop()
         except IndexError:
