@@ -46,7 +46,7 @@ def _cron_tick(line: str, after: float) -> float:
 
 
 class _Strategy(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     @property
     def on_request(self) -> bool:
@@ -177,7 +177,7 @@ class ReCachingStrategy:
 
 def parse_duration(text: str) -> float:
     """Seconds that *text* says: a number with s, m, h, d or w behind it. Raises ValueError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])", text.strip())
     if match is None:
         raise ValueError(f"no duration: {text!r}")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
@@ -186,7 +186,7 @@ def parse_duration(text: str) -> float:
 class RequestCacheConfiguration(BaseModel):
     """When a Request is fetched again, and how many of its versions are kept."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     recaching_strategy: AnyStrategy = Field(default_factory=WhenRemoteChanged)
     max_cached_unpinned_versions: int = Field(default=2, ge=1)
@@ -196,7 +196,7 @@ class RequestCacheConfiguration(BaseModel):
 class Request(BaseModel):
     """A registered ask for one upstream resource; its `signature` is its identity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     id: str
     url: str
@@ -217,7 +217,7 @@ class Request(BaseModel):
 class RequestSpec(BaseModel):
     """What a caller registers: a `Request` without what Forebay adds. Everything is checked here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     url: str
     http_method: HttpMethod = "get"
@@ -295,7 +295,7 @@ def body_to_send(body: dict[str, Any] | str | None) -> tuple[bytes | None, str |
 class ResponseContentAttributes(BaseModel):
     """What is known of a version's content. Never null once a version exists; its parts may be."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     media_type: str | None = None
     etag: str | None = None
@@ -310,7 +310,7 @@ class ResponseContentAttributes(BaseModel):
 class ResponseDownloadStats(BaseModel):
     """How a version's download went, or how it is going. Never null once a version exists."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     downloaded_bytes: int = 0
     avg_bytes_per_sec: float = 0.0
@@ -329,7 +329,7 @@ class ResponseDownloadStats(BaseModel):
 class Response(BaseModel):
     """One stored answer to a Request: an immutable version."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     id: str
     request_id: str
@@ -353,5 +353,13 @@ def invalid_from(error: ValidationError, field: str = "request") -> RequestError
     """`RequestError` for what pydantic found wrong: names the field and the rule, never a secret's value."""
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or field
-    shown = "something else" if "header" in where or "body" in where else first.get("input")
-    return InvalidValue(where, expected=first["msg"].removeprefix("Value error, "), got=shown)
+    got = first.get("input")
+    if str(first["loc"][0] if first["loc"] else field) in _MAY_HOLD_SECRETS or not isinstance(
+        got, str | int | float
+    ):
+        got = type(got).__name__
+    return InvalidValue(where, expected=first["msg"].removeprefix("Value error, "), got=got)
+
+
+# Never quoted back in an error.
+_MAY_HOLD_SECRETS = frozenset({"url", "http_header_fields", "http_query_params", "http_request_body", "proxy"})

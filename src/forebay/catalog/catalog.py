@@ -365,9 +365,10 @@ class Catalog:
 
     def forget_content(self, sha256: str) -> bool:
         """Drop the row of a content that no version has; False when a version has it by now. The caller
-        holds the store's sweep lock and removes the file afterwards."""
+        holds the store's sweep lock and removes the file afterwards: durable on return, so that a crash never
+        leaves a row whose file is gone."""
         statement = delete(contents).where(contents.c.sha256 == sha256, ~_referenced())
-        with self.database.write(durable=False) as db:
+        with self.database.write(durable=True) as db:
             return db.execute(statement).rowcount == 1
 
     def known_contents(self, digests: Iterable[str]) -> set[str]:
@@ -382,11 +383,16 @@ class Catalog:
         mine = responses.c.content_sha256 == sha256
         with self.database.write(durable=True) as db:
             db.execute(update(contents).where(contents.c.sha256 == sha256).values(rotten_at=micros(now)))
-            affected = db.execute(_RESPONSES.where(mine, responses.c.status != "failed")).all()
+            sound = mine & (responses.c.status != "failed")
+            affected = db.execute(_RESPONSES.where(sound)).all()
             db.execute(
-                update(responses).where(mine).values(status="failed", error_code="content_rotten", error=found)
+                update(responses)
+                .where(sound)
+                .values(status="failed", sound_status=responses.c.status, error_code="content_rotten", error=found)
             )
             for row in affected:
+                if row.deleted_at is not None:
+                    continue  # nobody misses it
                 db.execute(
                     update(requests)
                     .where(requests.c.id == row.request_id)

@@ -136,7 +136,7 @@ _ROTTEN = select(contents.c.sha256).where(contents.c.sha256.in_(_IDS), contents.
 _HEAL = (
     update(responses)
     .where(responses.c.content_sha256.in_(_IDS), responses.c.error_code == "content_rotten")
-    .values(status="ready", error_code=None, error=None)
+    .values(status=responses.c.sound_status, sound_status=None, error_code=None, error=None)
 )
 _TAKE_FENCES = (
     update(requests)
@@ -417,7 +417,8 @@ def _finish(db: Connection, outcomes: Sequence[Outcome], *, now_us: int) -> list
     key = {"ids": [outcome.lease.request_id for outcome in outcomes]}
     held = {row.request_id: row.fence for row in db.execute(_LEASES, key)}
     known = {row.id: row for row in db.execute(_REQUESTS, key)}
-    _heal(db, [outcome.content.sha256 for outcome in outcomes if isinstance(outcome, Brought)])
+    ours = [outcome for outcome in outcomes if held.get(outcome.lease.request_id) == outcome.lease.fence]
+    _heal(db, [outcome.content.sha256 for outcome in ours if isinstance(outcome, Brought)])
     latest = {row.request_id: row for row in db.execute(_LATEST_READY, key)}
     writes, out = _Writes(), []
     for outcome in outcomes:

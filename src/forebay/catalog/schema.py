@@ -88,6 +88,8 @@ responses = Table(
     Column("request_id", String(32), ForeignKey("requests.id", ondelete="CASCADE"), nullable=False),
     Column("version", String(32), nullable=False),
     Column("status", String(16), nullable=False),
+    # While its content is rotten a version is `failed`; this is what it is again when good bytes return.
+    Column("sound_status", String(16)),
     Column("requested_at", BigInteger, nullable=False),
     Column("cached_at", BigInteger),
     Column("last_used_at", BigInteger),

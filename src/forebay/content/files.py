@@ -46,8 +46,12 @@ class FileContentStore:
         return file
 
     def digest(self, sha256: str, algorithm: str) -> str:
-        """Another digest of stored content, in hex: reads it once."""
-        with self.path(sha256).open("rb") as file:
+        """Another digest of stored content, in hex: reads it once. `ContentRotten` when it is gone."""
+        try:
+            file = self.path(sha256).open("rb")
+        except FileNotFoundError as error:
+            raise ContentRotten(sha256, found="the file is gone") from error
+        with file:
             return hashlib.file_digest(file, algorithm).hexdigest()
 
     @contextmanager

@@ -15,6 +15,7 @@ import os
 import platform
 import struct
 import subprocess
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class PartialFile:
         self._data = -1
         self._mark = -1
         self._inode = 0
+        self._marking = threading.Lock()
 
     @classmethod
     def create(cls, folder: Path, name: str, *, generation: int) -> PartialFile:
@@ -102,6 +104,7 @@ class PartialFile:
         """Go on where *mark* says; bytes beyond it are cut off."""
         partial = cls(folder, name, generation=mark.generation)
         with storage_errors("a partial file", folder):
+            partial.path.chmod(0o600)  # its old owner may have died between `seal` and the commit
             partial._data = os.open(partial.path, os.O_RDWR | os.O_CLOEXEC)
             os.ftruncate(partial._data, mark.length)
             partial._mark = os.open(partial._mark_path, os.O_RDWR | os.O_CLOEXEC)
@@ -135,6 +138,11 @@ class PartialFile:
                 self._advance()
 
     def _advance(self) -> None:
+        # `sync` runs beside `append`: neither may write an older mark over the other's.
+        with self._marking:
+            self._write_mark()
+
+    def _write_mark(self) -> None:
         head = _MARK.pack(_MAGIC, self.generation, 0, self.length, self.synced, _boot(), self._inode, 0)[:-4]
         write_all(self._mark, memoryview(head + struct.pack("<I", zlib.crc32(head))), 0)
 

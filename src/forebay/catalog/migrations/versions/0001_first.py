@@ -84,6 +84,7 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=32), nullable=False),
         sa.Column("version", sa.String(length=32), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("sound_status", sa.String(length=16), nullable=True),
         sa.Column("requested_at", sa.BigInteger(), nullable=False),
         sa.Column("cached_at", sa.BigInteger(), nullable=True),
         sa.Column("last_used_at", sa.BigInteger(), nullable=True),
