@@ -508,7 +508,7 @@ class Forebay:
 
     def usage(self) -> StorageUsage:
         """What the folder holds."""
-        used: Usage = self._catalog.usage()
+        used: Usage = self._catalog.usage(now=self._clock())
         files = [self.folder / name for name in ("catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm")]
         return StorageUsage(
             requests=used.requests,

@@ -7,7 +7,7 @@ The sync and the async face of the API each drive it their own way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from forebay.catalog.catalog import Catalog, Registered
@@ -59,7 +59,7 @@ class Fetched:
     response: Response | None
     how: Literal["stored", "fetched", "unchanged", "stale", "failed"]
     error: ForebayError | None = None
-    asked: str | RequestSpec = ""
+    asked: str | RequestSpec = field(default="", repr=False)  # it may hold secrets
 
 
 Next = Fetched | Job

@@ -139,7 +139,7 @@ class Housekeeping:
         return gone
 
     def _used_bytes(self) -> int:
-        return self._catalog.usage().content_bytes
+        return self._catalog.usage(now=self._clock()).content_bytes
 
     # --- gc --------------------------------------------------------------------------------------------
 

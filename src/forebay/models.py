@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from forebay.core import strategies
 from forebay.core.fields import check_field
 from forebay.core.strategies import Facts
-from forebay.core.urls import normalise_url
+from forebay.core.urls import normalise_url, show_url
 from forebay.errors import InvalidValue, RequestError
 
 Status = Literal["wait", "in_progress", "ready", "duplicate", "failed"]
@@ -193,7 +194,15 @@ class RequestCacheConfiguration(BaseModel):
     max_cached_pinned_versions: int = Field(default=10, ge=0)
 
 
-class Request(BaseModel):
+class _Shown(BaseModel):
+    """A model whose repr shows no secret."""
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, show_url(value) if name == "url" else value
+
+
+class Request(_Shown):
     """A registered ask for one upstream resource; its `signature` is its identity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -201,9 +210,9 @@ class Request(BaseModel):
     id: str
     url: str
     http_method: HttpMethod = "get"
-    http_header_fields: dict[str, str] | None = None
-    http_query_params: dict[str, str | list[str]] | None = None
-    http_request_body: dict[str, Any] | str | None = None
+    http_header_fields: dict[str, str] | None = Field(default=None, repr=False)
+    http_query_params: dict[str, str | list[str]] | None = Field(default=None, repr=False)
+    http_request_body: dict[str, Any] | str | None = Field(default=None, repr=False)
     source: Source = "http"
     group_name: str = "default"
     description: str = ""
@@ -214,16 +223,16 @@ class Request(BaseModel):
     latest_request_datetime_utc: datetime
 
 
-class RequestSpec(BaseModel):
+class RequestSpec(_Shown):
     """What a caller registers: a `Request` without what Forebay adds. Everything is checked here."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     url: str
     http_method: HttpMethod = "get"
-    http_header_fields: dict[str, str] | None = None
-    http_query_params: dict[str, str | list[str]] | None = None
-    http_request_body: dict[str, Any] | str | None = None
+    http_header_fields: dict[str, str] | None = Field(default=None, repr=False)
+    http_query_params: dict[str, str | list[str]] | None = Field(default=None, repr=False)
+    http_request_body: dict[str, Any] | str | None = Field(default=None, repr=False)
     group_name: str = Field(default="default", min_length=1, max_length=200)
     description: str = Field(default="", max_length=10_000)
     documentation_link: str = Field(default="", max_length=8192)

@@ -151,8 +151,11 @@ def bring(frontier: Frontier, request_id: str, data: bytes, *, now: float = NOW,
 
 
 def confirm(frontier: Frontier, request_id: str, *, now: float, validated: bool = True) -> Finished:
+    """One check whose origin says that the latest ready version is still current."""
     lease = lease_for(frontier, request_id, now=now)
-    (finished,) = frontier.finish([Confirmed(lease, STATS, validated)], now=now)
+    latest = Catalog(frontier.database).latest_ready(request_id, now=now)
+    assert latest is not None
+    (finished,) = frontier.finish([Confirmed(lease, STATS, latest.version, validated)], now=now)
     return finished
 
 
@@ -413,7 +416,7 @@ def test_a_version_that_was_left_open_is_taken_over(catalog: Catalog, frontier: 
     [
         lambda lease: Brought(lease, STATS, content_of(b"late")),
         lambda lease: Brought(lease, STATS, content_of(b"rotten")),
-        lambda lease: Confirmed(lease, STATS, True),
+        lambda lease: Confirmed(lease, STATS, "20270115T080001000000Z", True),
         lambda lease: Broke(lease, STATS, "origin_cut", "late"),
     ],
     ids=["new-bytes", "bytes-that-were-rotten", "confirmed", "broke"],
@@ -631,9 +634,10 @@ def test_a_version_that_was_confirmed_but_deleted_meanwhile_is_fetched_again(
     request_id = register(catalog, Age(seconds=60)).request.id
     good = bring(frontier, request_id, b"x")
     assert good.response_id is not None
+    good_version = versions(catalog, request_id)[0].version
     lease = lease_for(frontier, request_id, now=NOW + 100)
     catalog.delete_versions([good.response_id], now=NOW + 100)
-    (finished,) = frontier.finish([Confirmed(lease, STATS, True)], now=NOW + 101)
+    (finished,) = frontier.finish([Confirmed(lease, STATS, good_version, True)], now=NOW + 101)
     assert finished.status == "unchanged"
     assert versions(catalog, request_id) == []
     assert due_at(rig, request_id) == NOW + 101
@@ -1199,7 +1203,7 @@ def test_known_contents_are_those_with_a_row(catalog: Catalog, frontier: Frontie
 
 def test_usage_counts_equal_content_once_in_bytes(catalog: Catalog, frontier: Frontier) -> None:
     """And once a version in logical bytes; failures, duplicates and deleted ones are no versions to use."""
-    usage = catalog.usage()
+    usage = catalog.usage(now=NOW)
     assert (usage.requests, usage.versions, usage.content_bytes, usage.logical_bytes) == (0, 0, 0, 0)
     one = register(catalog, Age(seconds=1), url=URL + "1").request.id
     two = register(catalog, Age(seconds=1), url=URL + "2").request.id
@@ -1210,7 +1214,7 @@ def test_usage_counts_equal_content_once_in_bytes(catalog: Catalog, frontier: Fr
     deleted = bring(frontier, two, b"123", now=NOW + 1).lease
     catalog.pin(pinned.response_id, value=True, until=None)
     catalog.delete_versions([deleted.response_id], now=NOW)
-    usage = catalog.usage()
+    usage = catalog.usage(now=NOW)
     assert (usage.requests, usage.versions, usage.pinned_versions, usage.deleted_versions) == (2, 2, 1, 1)
     assert (usage.contents, usage.content_bytes, usage.logical_bytes) == (2, 8, 10)
 
@@ -1286,7 +1290,7 @@ READS: dict[str, Change] = {
     "latest_ready": lambda c, f, key, lease, sha: c.latest_ready(lease.request_id, now=NOW),
     "find_version": lambda c, f, key, lease, sha: c.find_version(lease.request_id, tag="stable", now=NOW),
     "due": lambda c, f, key, lease, sha: f.due(now=NOW, limit=1),
-    "usage": lambda c, f, key, lease, sha: c.usage(),
+    "usage": lambda c, f, key, lease, sha: c.usage(now=NOW),
     "held": lambda c, f, key, lease, sha: c.held(),
     "lease_of": lambda c, f, key, lease, sha: f.lease_of(lease.request_id),
 }

@@ -400,8 +400,11 @@ class Catalog:
                 )
             return [response_of(row, now_us=micros(now)) for row in affected]
 
-    def usage(self) -> Usage:
+    def usage(self, *, now: float) -> Usage:
         """What the folder holds."""
+        pinned = responses.c.pinned & (
+            responses.c.pinned_until.is_(None) | (responses.c.pinned_until > micros(now))
+        )
         with self.database.read() as db:
             stored = db.execute(select(func.count(), func.coalesce(func.sum(contents.c.size_bytes), 0))).one()
             ready = and_(_live, responses.c.status == "ready")
@@ -409,7 +412,7 @@ class Catalog:
                 select(
                     func.count(),
                     func.coalesce(func.sum(responses.c.size_bytes), 0),
-                    func.count().filter(responses.c.pinned),
+                    func.count().filter(pinned),
                 ).where(ready)
             ).one()
             return Usage(

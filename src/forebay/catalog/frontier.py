@@ -82,10 +82,11 @@ class Brought:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The origin said that the latest ready version is still current. *validated*: by a validator."""
+    """The origin said that *version* is still current. *validated*: by a validator."""
 
     lease: Lease
     stats: Stats
+    version: str
     validated: bool
 
 
@@ -463,8 +464,8 @@ def _judge(writes: _Writes, outcome: Outcome, *, request: Any, latest: Any, now_
             learned = {"failures": request.failures + 1}
             regular = strategy.next_due(facts)
             due = None if regular is None else retry_due(now=now, failures=request.failures, regular_due=regular)
-        case Confirmed() if latest is None:
-            # The version that was confirmed has been deleted meanwhile: there is something to fetch again.
+        case Confirmed(version=version) if latest is None or latest.version != version:
+            # What was confirmed has been deleted meanwhile: there is something to fetch again.
             status, learned, due = "unchanged", {"checked_at": None}, now
         case Confirmed(validated=validated):
             status = "duplicate" if strategy.keeps_duplicates else "unchanged"

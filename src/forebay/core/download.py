@@ -38,7 +38,7 @@ from forebay.core.exchange import (
 )
 from forebay.core.ranges import ContentRange, parse_content_range, range_from
 from forebay.core.retry import backoff_delay
-from forebay.core.reuse import StoredVersion
+from forebay.core.reuse import StoredVersion, Validators
 from forebay.core.urls import origin_of, resolve_redirect, show_url
 from forebay.errors import ContentTooLarge, HashMismatch, InvalidUrl, OriginError
 
@@ -49,7 +49,7 @@ BUSY_STATUSES = frozenset({429, 503})
 # A representation that keeps changing under us is given up after so many restarts without a new high water.
 _RESTARTS_PER_ATTEMPT = 4
 # What may follow a redirect to another origin: nothing that could be a credential.
-CROSS_ORIGIN_FIELDS = frozenset({"accept", "accept-language", "user-agent"})
+CROSS_ORIGIN_FIELDS = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 
 
 # --- the state ------------------------------------------------------------------------------------------
@@ -192,23 +192,34 @@ def _send(state: Download) -> Step:
     fields: list[tuple[str, str]] = [
         (name, value)
         for name, value in state.ask.fields
-        if not state.cross_origin or name.lower() in CROSS_ORIGIN_FIELDS
+        if (not state.cross_origin or name.lower() in CROSS_ORIGIN_FIELDS)
+        and (state.method == state.ask.method or not name.lower().startswith("content-"))
     ]
-    range_start, conditional, validator = None, False, None
-    if state.prefix is not None and state.length and state.method == "GET":
-        validator = state.prefix.resume_validator
-    if validator is not None:
-        range_start = state.length
-        fields += [("Range", range_from(state.length)), ("If-Range", validator)]
-    elif state.stored is not None and not state.probe and state.method == "GET":
-        if state.stored.validators.etag:
-            fields.append(("If-None-Match", state.stored.validators.etag))
-        if state.stored.validators.last_modified:
-            fields.append(("If-Modified-Since", state.stored.validators.last_modified))
-        conditional = bool(state.stored.validators)
+    range_start, known = None, None
+    if state.method == "GET":
+        validator = state.prefix.resume_validator if state.prefix is not None and state.length else None
+        if _is_complete(state) and state.prefix is not None:
+            known = Validators(state.prefix.etag, state.prefix.last_modified)
+        elif validator is not None:
+            range_start = state.length
+            fields += [("Range", range_from(state.length)), ("If-Range", validator)]
+        elif state.stored is not None and not state.probe:
+            known = state.stored.validators
+    if known is not None and known.etag:
+        fields.append(("If-None-Match", known.etag))
+    if known is not None and known.last_modified:
+        fields.append(("If-Modified-Since", known.last_modified))
+    conditional = bool(known)
     body = state.ask.body if state.method in ("POST", "PUT") else None
     state = replace(state, range_start=range_start, conditional=conditional)
     return state, [Send(state.method, state.url, tuple(fields), body)]
+
+
+def _is_complete(state: Download) -> bool:
+    """Whether every byte is there and only the commit is missing: a process died between the two. Then the
+    origin is asked whether they are still current; there is no range to ask for."""
+    prefix = state.prefix
+    return prefix is not None and prefix.resume_validator is not None and prefix.total == state.length > 0
 
 
 # --- the head of an answer ------------------------------------------------------------------------------
@@ -237,6 +248,8 @@ def _on_not_modified(state: Download, head: Head) -> Step | _Failure:
             "origin_protocol", "the origin answered 304 to an unconditional request", retryable=True
         )
         return _Failure(state, error)
+    if _is_complete(state) and state.prefix is not None:
+        return _done(replace(state, resumed_bytes=state.length), Commit(state.prefix, state.length))
     return _done(state, Unchanged(head.status, state.url))
 
 
@@ -383,7 +396,8 @@ def _on_landed(state: Download, length: int, now: float) -> Step:
 
 
 def _on_eof(state: Download, length: int, now: float) -> Step | _Failure:
-    assert state.prefix is not None
+    if state.phase is not Phase.RECEIVING:
+        return _Failure(state, OriginError("origin_cut", "the answer broke off in its head", retryable=True))
     state, actions = _on_landed(state, length, now)
     if actions:
         return state, actions

@@ -59,6 +59,8 @@ HEARTBEAT_S = 5.0
 # While other downloads run, a finished one waits this long for more to share its durable commit with.
 _GATHER_S = 0.004
 _GATHER_MOST = 64
+# A download that is not over by then is shown as `in_progress`; shorter ones save the transaction.
+_START_TOLD_S = 0.05
 _SYNC_THREADS = 4
 
 
@@ -142,6 +144,7 @@ class Fetcher:
         self._blocked: dict[str, _Blocked] = {}
         self._slots = Slots(frontier, owner, max_downloads=max_downloads, max_per_host=max_per_host)
         self._started: list[Lease] = []
+        self._started_at = 0.0
         self._ended_at = 0.0
         self._beat_at = 0.0
 
@@ -256,6 +259,8 @@ class Fetcher:
             waits.append(LOOK_AGAIN_S)
         if self._ended:
             waits.append(_GATHER_S)
+        if self._started:
+            waits.append(_START_TOLD_S)
         if self._transfers:
             waits.append(max(0.0, self._beat_at - time.monotonic()))
         return min((wait for wait in waits if wait is not None), default=None)
@@ -267,7 +272,8 @@ class Fetcher:
         """Start what can start, and write what has gathered in one transaction."""
         self._look_at_blocked()
         self._start_ready()
-        if self._new or self._slots.is_due() or (self._ended and not self._may_gather()):
+        started_long_ago = bool(self._started) and time.monotonic() >= self._started_at + _START_TOLD_S
+        if self._new or started_long_ago or self._slots.is_due() or (self._ended and not self._may_gather()):
             ended, self._ended = self._ended, []
             new, self._new = self._new, []
             self._write(ended, new)
@@ -369,7 +375,8 @@ class Fetcher:
     ) -> tuple[Outcome, ForebayError | None]:
         match end:
             case StillCurrent(validated, stats):
-                return Confirmed(transfer.lease, stats, validated), None
+                assert transfer.job.stored is not None  # only what was asked for can be confirmed
+                return Confirmed(transfer.lease, stats, transfer.job.stored.version, validated), None
             case GaveUp(error, stats):
                 return Broke(transfer.lease, stats, error.code, str(error)), error
             case Whole(landed, got, stats):
@@ -472,6 +479,8 @@ class Fetcher:
         assert self._shop is not None
         for transfer in self._slots.ready():
             if transfer.progress.state == "queued":
+                if not self._started:
+                    self._started_at = time.monotonic()
                 self._started.append(transfer.lease)
             self._launch(transfer)
 

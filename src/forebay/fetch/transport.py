@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import logging
 import os
 import re
 import selectors
@@ -20,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol
 
 import pycurl
@@ -28,6 +30,8 @@ from forebay.core.exchange import Failed, Head, Send
 from forebay.core.fields import Fields
 from forebay.core.urls import show_url
 from forebay.fetch.gate import Gate, Refusal
+
+log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
 # Bytes that a slow body may wait in a block before followers and the watermark get them.
@@ -242,9 +246,14 @@ class Exchange:
         """What libcurl's verdict means. The body that was not wanted never fails."""
         if self._reason is not None:
             return self._reason
-        if code is None or self._unwanted > DRAIN_BYTES:
+        if self._unwanted > DRAIN_BYTES:
             return None
         where = show_url(self._send.url)
+        if code is None:
+            # libcurl calls an answer that ends within its head, or after a 101, a success.
+            return (
+                None if self._head_done else Failed("origin_cut", f"{where}: the answer broke off in its head", 0)
+            )
         if self._refusals and not self._head_done:
             first = self._refusals[0]
             return Refused("origin_refused", f"{where} is at {first.address}", 0, permanent=True, refusal=first)
@@ -395,6 +404,8 @@ class Transport:
             curl.setopt(pycurl.CAINFO, settings.ca_file)
         fields = [f"{name}: {value}" if value else f"{name};" for name, value in send.fields]
         fields += ["Accept-Encoding: identity", "Expect:"]
+        if not any(name.lower() == "content-type" for name, _ in send.fields):
+            fields.append("Content-Type:")  # libcurl would call any body a form
         if send.method == "HEAD":
             curl.setopt(pycurl.NOBODY, 1)
         elif send.body is not None or send.method != "GET":
@@ -408,6 +419,7 @@ class Transport:
         exchange._ended = True
         curl = exchange._curl
         self._exchanges.pop(curl, None)
+        _shun_surplus(curl)  # while libcurl still knows which connection it was
         self._multi.remove_handle(curl)
         exchange.flush()
         code, message = verdict if verdict is not None else (None, "")
@@ -417,7 +429,7 @@ class Transport:
             self._idle.append(curl)
         else:
             curl.close()
-        exchange._sink.on_end(failure)
+        _safely(partial(exchange._sink.on_end, failure))
 
     def _flush_slow(self) -> None:
         """Hand over what slow bodies have gathered (fast ones fill their blocks sooner); give up stalled ones."""
@@ -456,11 +468,11 @@ class Transport:
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         self._collect()
         while self._calls:
-            self._calls.popleft()()
+            _safely(self._calls.popleft())
         while self._timers and self._timers[0].at <= self.now:
             call = heapq.heappop(self._timers).call
             if call is not None:
-                call()
+                _safely(call)
 
     def _timeout(self) -> float | None:
         if self._calls:
@@ -517,6 +529,27 @@ class Transport:
         self._selector.close()
         self._wake_receive.close()
         self._wake_send.close()
+
+
+def _safely(call: Callable[[], None]) -> None:
+    """A bug of ours must not end the thread that all exchanges run in."""
+    try:
+        call()
+    except Exception:
+        log.exception("an exchange failed")
+
+
+def _shun_surplus(curl: pycurl.Curl) -> None:
+    """Shut a connection down on which bytes wait that nobody asked for: libcurl would take them for the answer
+    to the next request (response splitting, RFC 9112 section 11.1). HTTP/2 has frames of its own."""
+    if curl.getinfo(pycurl.INFO_HTTP_VERSION) not in (pycurl.CURL_HTTP_VERSION_1_0, pycurl.CURL_HTTP_VERSION_1_1):
+        return
+    descriptor = curl.getinfo(pycurl.ACTIVESOCKET)
+    if descriptor < 0:
+        return
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+        if connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def system_ca_file() -> str | None:
