@@ -326,6 +326,68 @@ def test_what_cannot_be_continued_is_not_asked_for_in_part(prefix: Representatio
     assert run.fields == {}
 
 
+@pytest.mark.parametrize(
+    ("kept", "asked"),
+    [
+        ({"etag": STRONG}, {"If-None-Match": STRONG}),
+        ({"last_modified": DATE}, {"If-Modified-Since": DATE}),
+        ({"etag": STRONG, "last_modified": DATE}, {"If-None-Match": STRONG, "If-Modified-Since": DATE}),
+    ],
+)
+def test_what_only_lacked_its_commit_is_confirmed(kept: dict[str, str], asked: dict[str, str]) -> None:
+    """Every byte is there, so there is no range to ask for: a 304 makes it whole, nothing is sent again."""
+    run = Run(prefix=Representation(**kept, total=TOTAL), length=TOTAL, generation=2)  # type: ignore[arg-type]
+    assert run.fields == asked
+    commit = run.head(304)
+    assert isinstance(commit, Commit)
+    assert (commit.length, run.state.resumed_bytes) == (TOTAL, TOTAL)
+
+
+def test_what_only_lacked_its_commit_and_has_changed_starts_over() -> None:
+    """The origin has another representation by now: a new generation from its first byte."""
+    run = Run(prefix=Representation(etag=STRONG, total=TOTAL), length=TOTAL, generation=2)
+    write = run.head(200, *whole(("ETag", '"v2"')))
+    assert isinstance(write, Write)
+    assert (write.offset, write.generation) == (0, 3)
+
+
+def test_a_body_that_ends_before_its_head_is_a_cut() -> None:
+    """A transport that calls half a head a success must not make a prefix whole."""
+    run = Run(prefix=Representation(etag=STRONG), length=40)
+    run.tell(Eof(40))
+    assert run.wait.reason == "the answer broke off in its head"
+
+
+def test_a_resumed_generation_makes_progress_below_the_high_water_of_an_older_one() -> None:
+    """The file became shorter: continuing its own prefix counts, however long the old one was."""
+    run = Run(prefix=Representation(etag=STRONG, total=TOTAL), length=90)
+    run.head(200, *whole(("ETag", '"v2"')))
+    run.cut(5)
+    for length in range(10, 85, 5):  # many more than the attempts that may go without progress
+        run.sleep()
+        run.head(206, *part(length - 5, ("ETag", '"v2"')))
+        run.cut(length)
+    assert run.state.failures == 0
+
+
+def test_a_representation_that_changes_after_each_resume_is_given_up() -> None:
+    """Each change throws away what was resumed: that is not progress for ever."""
+    run = Run(prefix=Representation(etag=STRONG, total=TOTAL), length=90)
+    for round_number in range(200):
+        tag = f'"r{round_number}"'
+        run.head(200, *whole(("ETag", tag)))
+        run.cut(5)
+        if not isinstance(run.actions[0], Wait):
+            break
+        run.sleep()
+        run.head(206, *part(5, ("ETag", tag)))
+        run.cut(10)
+        if not isinstance(run.actions[0], Wait):
+            break
+        run.sleep()
+    assert run.abandoned.error.code == "origin_cut"
+
+
 def test_a_post_is_never_resumed() -> None:
     """Range is defined for GET only (RFC 9110 section 14.2): a POST starts over."""
     run = cut_after(40, ("ETag", STRONG), ask=Ask("POST", URL, (), b"{}"))

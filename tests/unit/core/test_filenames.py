@@ -63,17 +63,12 @@ DISPOSITIONS = [
 
 
 @pytest.mark.parametrize(("value", "expected"), DISPOSITIONS)
-def test_a_content_disposition_gives_type_and_name(
-    value: str | None, expected: tuple[str, str | None]
-) -> None:
+def test_a_content_disposition_gives_type_and_name(value: str | None, expected: tuple[str, str | None]) -> None:
     """By the specification first, then by what servers really send."""
     assert parse_content_disposition(value) == expected
 
 
-@given(
-    st.text(alphabet=st.sampled_from("attachment; filename*=\"'\\%C3%A4utf-8\xe4€\n"), max_size=80)
-    | st.text()
-)
+@given(st.text(alphabet=st.sampled_from("attachment; filename*=\"'\\%C3%A4utf-8\xe4€\n"), max_size=80) | st.text())
 def test_any_disposition_is_taken(value: str) -> None:
     """No text makes the parser raise."""
     disposition, name = parse_content_disposition(value)

@@ -139,8 +139,7 @@ REFUSED = [
 ]
 
 URL_PIECES = st.text(
-    st.sampled_from("htps:/?#[]@%25.\\ \n\x00aä例\u00df\u3002\u2100\u0627\ud800:80x=&;token1")
-    | st.characters(),
+    st.sampled_from("htps:/?#[]@%25.\\ \n\x00aä例\u00df\u3002\u2100\u0627\ud800:80x=&;token1") | st.characters(),
     max_size=40,
 )
 NASTY_URLS = (
@@ -431,9 +430,7 @@ def test_a_secret_parameter_never_shows(name: str, around: str) -> None:
     assert "hunter2" not in show_url(f"https://h/?a=b&{name}={around}hunter2{around}&c=d")
 
 
-@pytest.mark.parametrize(
-    "name", ["page", "monkey", "keyword", "X-Amz-Date", "design", "expires", "author", "idx"]
-)
+@pytest.mark.parametrize("name", ["page", "monkey", "keyword", "X-Amz-Date", "design", "expires", "author", "idx"])
 def test_ordinary_parameters_are_shown(name: str) -> None:
     """Masking everything would make two URLs look the same."""
     assert not is_secret_parameter(name)

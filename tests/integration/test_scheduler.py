@@ -1,0 +1,95 @@
+"""Due work runs by itself while a scheduler runs; a server has one."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+
+import pytest
+
+from forebay import Forebay, ReCachingStrategy
+from origin import Held, Origin, Resource
+
+MakeBay = Callable[..., Forebay]
+
+
+def set_due(bay: Forebay, url: str, at: float) -> None:
+    """Move a due time: that is data, as if the time had passed."""
+    with sqlite3.connect(bay.folder / "catalog.sqlite") as database:
+        database.execute("UPDATE requests SET next_due_at = ? WHERE url = ?", (int(at * 1e6), url))
+    database.close()
+
+
+@pytest.fixture
+def stored(bay: Forebay, origin: Origin) -> list[str]:
+    """Three URLs that were fetched once and are due in an hour."""
+    urls = []
+    for name in ("a", "b", "c"):
+        origin.serve(f"/{name}", Resource(name.encode()))
+        urls.append(origin.url(f"/{name}"))
+        bay.fetch(urls[-1], refresh=ReCachingStrategy.age(seconds=3600))
+    return urls
+
+
+def test_what_is_due_is_fetched_and_nothing_else(bay: Forebay, origin: Origin, stored: list[str]) -> None:
+    """Only the Request whose time has come is asked for, conditionally, and then rests for its interval."""
+    set_due(bay, stored[1], time.time() - 1)
+    scheduler = bay.scheduler()
+    scheduler.start()
+    try:
+        (_, again) = origin.wait_for(2, "/b")
+    finally:
+        scheduler.stop()
+    assert again.fields["If-None-Match"] == '"v1"'
+    assert [len(origin.requests(f"/{name}")) for name in "abc"] == [1, 2, 1]
+
+
+def test_a_poke_finds_what_became_due_meanwhile(bay: Forebay, origin: Origin, stored: list[str]) -> None:
+    """A scheduler that sleeps until the next hour looks at once when it is told to."""
+    scheduler = bay.scheduler()
+    scheduler.start()
+    try:
+        set_due(bay, stored[0], time.time() - 1)
+        scheduler.poke()
+        origin.wait_for(2, "/a")
+    finally:
+        scheduler.stop()
+
+
+def test_a_slow_origin_holds_up_nobody_else(make_bay: MakeBay, origin: Origin) -> None:
+    """While one Request's origin does not answer, others that are due are fetched."""
+    bay = make_bay(max_downloads_per_host=2)
+    held, quick = Held(Resource(b"slow")), Resource(b"quick")
+    held.release()
+    for name, behaviour in (("slow", held), ("quick", quick)):
+        origin.serve(f"/{name}", behaviour)
+        bay.fetch(origin.url(f"/{name}"), refresh=ReCachingStrategy.age(seconds=3600))
+    held.hold()
+    scheduler = bay.scheduler()
+    scheduler.start()
+    try:
+        set_due(bay, origin.url("/slow"), time.time() - 2)
+        scheduler.poke()
+        origin.wait_for(2, "/slow")
+        set_due(bay, origin.url("/quick"), time.time() - 1)
+        scheduler.poke()
+        origin.wait_for(2, "/quick")
+    finally:
+        held.release()
+        scheduler.stop()
+
+
+def test_a_registered_url_that_failed_is_tried_again_when_due(bay: Forebay, origin: Origin) -> None:
+    """Nothing was stored at first; once its retry is due and the origin is well, a version is."""
+    url = origin.url("/late")
+    (first,) = bay.fetch_many([url])
+    assert first.how == "failed"
+    origin.serve("/late", Resource(b"here"))
+    set_due(bay, url, time.time() - 1)
+    scheduler = bay.scheduler()
+    scheduler.start()
+    try:
+        origin.wait_for(2, "/late")
+    finally:
+        scheduler.stop()
+    with bay.open(bay.fetch(url)) as file:
+        assert file.read() == b"here"
