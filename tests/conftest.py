@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +32,8 @@ import faulthandler, json, signal, sys
 faulthandler.register(signal.SIGUSR1)
 ask = json.loads(sys.argv[1])
 def say(**what):
-    print(json.dumps(what), flush=True)
+    sys.stdout.write(json.dumps(what) + "\\n")  # in one piece, whoever is killed when
+    sys.stdout.flush()
 """
 
 
@@ -146,9 +148,7 @@ def spawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ch
     folder = tmp_path_factory.mktemp("children")
     children: list[Child] = []
 
-    def start(
-        script: str, *, env: dict[str, str] | None = None, under: Sequence[str] = (), **ask: Any
-    ) -> Child:
+    def start(script: str, *, env: dict[str, str] | None = None, under: Sequence[str] = (), **ask: Any) -> Child:
         name = folder / f"{len(children)}"
         source = name.with_suffix(".py")
         source.write_text(_PRELUDE + script)
@@ -179,3 +179,23 @@ def make_bay(tmp_path: Path) -> Iterator[Callable[..., Forebay]]:
 def bay(make_bay: Callable[..., Forebay]) -> Forebay:
     """A Forebay with default settings but for its small waits."""
     return make_bay()
+
+
+_TIMES = {
+    "requests": ("first_requested_at", "latest_requested_at", "checked_at", "confirmed_at", "next_due_at"),
+    "responses": ("requested_at", "cached_at", "last_used_at", "deleted_at", "pinned_until"),
+    "contents": ("stored_at", "rotten_at"),
+}
+
+
+@pytest.fixture
+def let_pass() -> Callable[[Forebay, float], None]:
+    """``let_pass(bay, seconds)``: time passes for a catalog, by moving every stored time back."""
+
+    def move(bay: Forebay, seconds: float) -> None:
+        with closing(sqlite3.connect(bay.folder / "catalog.sqlite", timeout=30)) as catalog, catalog:
+            for table, columns in _TIMES.items():
+                moved = ", ".join(f"{column} = {column} - {int(seconds * 1_000_000)}" for column in columns)
+                catalog.execute(f"UPDATE {table} SET {moved}")
+
+    return move

@@ -518,9 +518,7 @@ class Origin:
             if thread is not threading.current_thread():
                 thread.join(_JOIN_S)
                 if thread.is_alive():
-                    self._errors.append(
-                        RuntimeError(f"a behaviour did not end with the origin: {thread.name}")
-                    )
+                    self._errors.append(RuntimeError(f"a behaviour did not end with the origin: {thread.name}"))
         self._threads.clear()
 
     def _bind(self) -> socket.socket:
@@ -578,9 +576,7 @@ class Origin:
         try:
             method, target, version, fields, body = connection.read_request()
         except ValueError:
-            connection.sock.sendall(
-                b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            )
+            connection.sock.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             return False
         absolute = re.match(r"https?://[^/?]*", target)  # as a proxy is asked
         if absolute:
@@ -756,9 +752,7 @@ class Status:
     def __call__(self, exchange: Exchange) -> None:
         bodiless = self.code in {204, 304}
         length = [] if bodiless else [("Content-Length", str(len(self.body)))]
-        exchange.send_head(
-            self.code, [("Date", http_date(exchange.now())), *self.fields, *length], self.reason
-        )
+        exchange.send_head(self.code, [("Date", http_date(exchange.now())), *self.fields, *length], self.reason)
         if not exchange.is_head and not bodiless:
             exchange.send(self.body)
 

@@ -90,6 +90,7 @@ class Forebay:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._gate = Gate(settings.allow_networks, allow_private=settings.allow_private)
         self.folder = settings.data.expanduser().absolute()
         with storage_errors(f"the folder {self.folder}", self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -102,7 +103,6 @@ class Forebay:
         self._frontier = Frontier(self._database)
         self._touches = Touches(self._catalog)
         self._limits = settings.limits()
-        self._gate = Gate(settings.allow_networks, allow_private=settings.allow_private)
         self._clock = unix_now
         self._house = Housekeeping(
             catalog=self._catalog,
@@ -380,10 +380,14 @@ class Forebay:
         return [self._with_progress(response) for response in found]
 
     def find(self, url: str, *, version: str | None = None, tag: str | None = None) -> Response:
-        """The version of that name, the newest with that tag, or the newest ready one. `UnknownVersion`."""
-        found = self._catalog.find_version(self.request(url).id, version=version, tag=tag, now=self._clock())
+        """The version of that name (whatever its status), the newest with that tag, or the newest ready one.
+        `UnknownVersion`."""
         if version is None and tag is None:
             found = self.latest(url)
+        else:
+            found = self._catalog.find_version(
+                self.request(url).id, version=version, tag=tag, any_status=version is not None, now=self._clock()
+            )
         if found is None:
             wanted = (
                 f"version {version}" if version else f"version tagged {tag}" if tag else "version that is ready"
@@ -391,10 +395,16 @@ class Forebay:
             raise UnknownVersion(show_url(url), wanted=wanted)
         return found
 
+    def _find_usable(self, url: str, *, version: str | None) -> Response:
+        response = self.find(url, version=version)
+        if response.status not in ("ready", "duplicate"):
+            raise StateError(f"version {response.version} has no content: it is {response.status}")
+        return response
+
     def tag(self, url: str, tag: str, *, version: str | None = None, remove: bool = False) -> Response:
         """Name a version (the newest ready one by default), or take the name away. Several versions may have
         one tag; the newest of them is meant by it."""
-        response = self.find(url, version=version)
+        response = self._find_usable(url, version=version)
         self._catalog.tag(response.id, check_tag(tag), remove=remove)
         return self._reread(response)
 
@@ -404,7 +414,7 @@ class Forebay:
         """Hold a version against eviction, for ever or for *duration_sec*; with ``value=False`` let it go."""
         if duration_sec is not None and not duration_sec > 0:
             raise InvalidValue("duration_sec", expected="a positive number of seconds", got=duration_sec)
-        response = self.find(url, version=version)
+        response = self._find_usable(url, version=version)
         until = None if duration_sec is None else self._clock() + duration_sec
         self._catalog.pin(response.id, value=value, until=until)
         if not value:

@@ -111,6 +111,8 @@ class Errand:
             return self._again(shared=False)
         if isinstance(settled, ForebayError):
             return self._without(settled)
+        if isinstance(settled.error, HashMismatch) and not self._is_mine(settled.error):
+            return self._again(shared=False)  # it was fetched for another's expectation
         match settled.status:
             case "elsewhere":
                 return self._after_elsewhere(settled.response)
@@ -123,6 +125,9 @@ class Errand:
                 return self._fetched(response, "fetched")
             case "duplicate" | "unchanged":
                 return self._unchanged()
+
+    def _is_mine(self, error: HashMismatch) -> bool:
+        return self.wish.expected == (error.algorithm, error.expected)
 
     def _unchanged(self) -> Next:
         registered = self._catalog.find(self._signature, now=self._clock())
@@ -139,6 +144,8 @@ class Errand:
         """Another process has ended its fetch; its failure is ours, its success we share."""
         if response is not None and response.status == "failed":
             stats = response.download_stats
+            if stats.error_code == HashMismatch.code:
+                return self._again(shared=False)  # whatever was expected there is not ours
             return self._without(OriginError(stats.error_code or "origin_error", stats.error or "the fetch failed"))
         return self._again(shared=True)
 
@@ -261,6 +268,7 @@ def make_job(
     return Job(
         request_id=registered.request.id,
         host=registered.host,
+        fence=registered.fence,
         ask=_ask(registered.request),
         limits=limits,
         hash_name=registered.request.validation_hash_type,

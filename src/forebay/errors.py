@@ -157,6 +157,8 @@ class OriginError(ForebayError):
 class HashMismatch(OriginError):
     """The bytes are whole, but not the expected ones; they were dropped."""
 
+    code = "hash_mismatch"
+
     def __init__(self, url: str, *, algorithm: str, expected: str, got: str) -> None:
         super().__init__("hash_mismatch", f"{url}: expected {algorithm} {expected}, got {got}; nothing was kept")
         self.url, self.algorithm, self.expected, self.got = url, algorithm, expected, got
@@ -196,23 +198,6 @@ class DiskFull(StorageError):
     def __str__(self) -> str:
         return (
             f"no space left in {self.path}; everything stored stays readable. Free space (`forebay gc`), then retry"
-        )
-
-
-class QuotaExceeded(StorageError):
-    """The folder's quota cannot be kept by evicting: everything left is pinned or in use."""
-
-    code = "quota_exceeded"
-    status = 507
-
-    def __init__(self, *, quota_bytes: int, used_bytes: int) -> None:
-        super().__init__(quota_bytes, used_bytes)
-        self.quota_bytes, self.used_bytes = quota_bytes, used_bytes
-
-    def __str__(self) -> str:
-        return (
-            f"{self.used_bytes} bytes are used of a quota of {self.quota_bytes}, and what is left is pinned; "
-            "unpin or remove versions, or raise the quota"
         )
 
 

@@ -15,6 +15,10 @@ from forebay.core.urls import show_url
 from forebay.fetch.owner import Owner
 from forebay.models import Response
 
+_SWEEP_EVERY_S = 60.0
+# Under a quota there is no grace: later than any time that a content was orphaned at.
+_AT_ONCE = float(2**40)
+
 
 @dataclass(frozen=True, slots=True)
 class GcItem:
@@ -29,10 +33,13 @@ class GcItem:
 
 @dataclass(slots=True)
 class GcReport:
-    """What went, or would go. ``freed_bytes`` counts contents and partial files: versions only name them."""
+    """What went, or would go. ``freed_bytes``: contents and partial files that are gone now.
+    ``evicted_bytes``: the sizes of versions that went; their content follows after the grace time, unless
+    another version has it."""
 
     items: list[GcItem] = field(default_factory=list)
     freed_bytes: int = 0
+    evicted_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class Housekeeping:
         self._partials, self._owner, self._clock = partials, owner, clock
         self._quota_bytes, self._grace_s, self._partial_keep_s = quota_bytes, sweep_grace_s, partial_keep_s
         self._tell = tell
+        self._swept_at = float("-inf")
 
     # --- after each commit -----------------------------------------------------------------------------
 
@@ -86,13 +94,31 @@ class Housekeeping:
             keep = frozenset(item.response_id for item in finished if item.response_id is not None)
             for url, eviction in self.enforce_quota(keep=keep):
                 self._tell(f"evicted {show_url(url)} {eviction.version}: {eviction.reason}")
+            used = self._used_bytes()
+            if used > self._quota_bytes:
+                self._tell(
+                    f"{used} bytes are used of a quota of {self._quota_bytes}, and what is left is pinned or was "
+                    "fetched just now: unpin or remove versions, or raise the quota"
+                )
+        self._sweep_now_and_then()
+
+    def _sweep_now_and_then(self) -> None:
+        """What was evicted takes no space for longer than the grace time, without anybody calling `gc`."""
+        now = self._clock()
+        if not self._swept_at <= now < self._swept_at + _SWEEP_EVERY_S:
+            self._swept_at = now
+            self._sweep_contents(before=now - self._grace_s, dry_run=False)
 
     def retain(self, request_id: str) -> list[Eviction]:
         """Evict what one Request has too much of."""
         versions = self._catalog.held(request_id).get(request_id, [])
         gone = self._too_many(request_id, versions)
         if gone:
-            self._catalog.evict(item.id for item in gone)
+            self._catalog.evict((item.id for item in gone), now=self._clock())
+        pinned = {held.id for held in versions if held.pinned_at(self._clock())}
+        for item in gone:
+            if item.id in pinned:
+                self._tell(f"evicted the pinned version {item.version}: {item.reason}")
         return gone
 
     def _too_many(self, request_id: str, versions: Sequence[Held]) -> list[Eviction]:
@@ -113,8 +139,8 @@ class Housekeeping:
         if quota is None or self._used_bytes() <= quota:
             return []
         if not dry_run:
-            self._catalog.purge_deleted(before=self._clock())
-            self._sweep_contents(before=self._clock(), dry_run=False)
+            self._catalog.purge_deleted(before=self._clock(), now=self._clock())
+            self._sweep_contents(before=_AT_ONCE, dry_run=False)
         gone: list[tuple[str, Eviction]] = []
         used = self._used_bytes()
         # Versions may share content: what evicting frees is only known when the sweep has looked.
@@ -130,8 +156,8 @@ class Housekeeping:
             gone += [(urls[names[item.id]][0], item) for item in chosen]
             if dry_run:
                 break
-            self._catalog.evict(item.id for item in chosen)
-            self._sweep_contents(before=now, dry_run=False)
+            self._catalog.evict((item.id for item in chosen), now=now)
+            self._sweep_contents(before=_AT_ONCE, dry_run=False)
             left = self._used_bytes()
             if left >= used:
                 break
@@ -151,14 +177,16 @@ class Housekeeping:
             gone = self._too_many(request_id, versions)
             url = show_url(urls[request_id][0])
             report.items += [GcItem("version", g.version, url, g.size_bytes, g.reason) for g in gone]
+            report.evicted_bytes += sum(g.size_bytes for g in gone)
             if not dry_run:
-                self._catalog.evict(item.id for item in gone)
+                self._catalog.evict((item.id for item in gone), now=now)
         for response in self._catalog.deleted_before(now - UNDO_SECONDS):
             size = response.content_attributes.content_size_bytes or 0
             reason = "removed more than a day ago"
             report.items.append(GcItem("deleted", response.version, response.url, size, reason))
+            report.evicted_bytes += size
         if not dry_run:
-            self._catalog.purge_deleted(before=now - UNDO_SECONDS)
+            self._catalog.purge_deleted(before=now - UNDO_SECONDS, now=now)
         for url, item in self.enforce_quota(dry_run=dry_run):
             report.items.append(GcItem("version", item.version, show_url(url), item.size_bytes, item.reason))
         for found in (

@@ -367,7 +367,10 @@ def invalid_from(error: ValidationError, field: str = "request") -> RequestError
         got, str | int | float
     ):
         got = type(got).__name__
-    return InvalidValue(where, expected=first["msg"].removeprefix("Value error, "), got=got)
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if first["type"] == "extra_forbidden":
+        return InvalidValue(where, expected="a name that exists", got=where)
+    return InvalidValue(where, expected=expected, got=got)
 
 
 # Never quoted back in an error.

@@ -3,6 +3,7 @@ from it."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,16 @@ from forebay.core.retry import RetryPolicy
 from forebay.errors import InvalidValue
 
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+
+
+def parse_size(text: str) -> int:
+    """Bytes that *text* says: ``500M``, ``10G``, ``1.5T`` in binary units, ``10GB`` in decimal ones. Raises
+    ValueError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError("a size such as 500M or 10G")
+    base = 1000 if (match[3] or "").lower() == "b" else 1024
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
 
 
 def default_data() -> Path:
@@ -81,6 +92,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part for part in value.replace(",", " ").split() if part)
         return value
+
+    @field_validator("quota_bytes", "max_size_bytes", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        return parse_size(value) if isinstance(value, str) else value
 
     @field_validator("proxy")
     @classmethod

@@ -386,7 +386,7 @@ def test_several_are_begun_in_the_order_asked(catalog: Catalog, frontier: Fronti
 def test_a_started_download_is_in_progress(catalog: Catalog, frontier: Frontier) -> None:
     """Its version says so; the others wait on."""
     one, two = (lease_for(frontier, register(catalog, url=f"{URL}{n}").request.id) for n in range(2))
-    frontier.start([one])
+    frontier.start([one], owner="me")
     started, waiting = (catalog.response(lease.response_id, now=NOW) for lease in (one, two))
     assert started is not None
     assert waiting is not None
@@ -399,7 +399,7 @@ def test_a_version_that_was_left_open_is_taken_over(catalog: Catalog, frontier: 
     """Under the next fence: a partial file is resumed, no second version begins."""
     request_id = register(catalog).request.id
     first = lease_for(frontier, request_id, owner="a")
-    frontier.start([first])
+    frontier.start([first], owner="a")
     if how == "release":
         frontier.release(first)
     else:
@@ -694,7 +694,7 @@ def test_versions_strictly_increase_whatever_the_clock_says(
         assert lease.version == left.version
         frontier.finish([Broke(lease, STATS, "origin_cut", "x")], now=at)
         made.append(lease.version)
-        catalog.evict([response.id for response in versions(catalog, request_id)])
+        catalog.evict([response.id for response in versions(catalog, request_id)], now=NOW)
     assert made == sorted(set(made))
 
 
@@ -727,7 +727,7 @@ def test_neighbours_are_the_ready_versions_next_to_it(catalog: Catalog, frontier
     assert neighbours(third) == (second.version, None)
     catalog.delete_versions([second.response_id], now=NOW)
     assert neighbours(first) == (None, third.version)
-    catalog.evict([first.response_id])
+    catalog.evict([first.response_id], now=NOW)
     assert neighbours(third) == (None, None)
 
 
@@ -784,7 +784,7 @@ def test_a_tag_means_the_newest_version_that_has_it(catalog: Catalog, frontier: 
     catalog.tag(ids[1], "stable", remove=True)
     catalog.tag(ids[1], "stable", remove=True)
     assert tagged("stable") == ids[0]
-    catalog.evict([ids[0]])
+    catalog.evict([ids[0]], now=NOW)
     assert tagged("stable") is None
 
 
@@ -843,10 +843,10 @@ def test_what_was_deleted_before_a_time_is_purged(catalog: Catalog, frontier: Fr
     catalog.delete_versions([ids[0]], now=NOW + 10)
     catalog.delete_versions([ids[1]], now=NOW + 20)
     assert [r.id for r in catalog.deleted_before(NOW + 20)] == [ids[0]]
-    assert catalog.purge_deleted(before=NOW + 20) == 1
+    assert catalog.purge_deleted(before=NOW + 20, now=NOW + 20) == 1
     assert [r.id for r in versions(catalog, request_id, deleted=True)] == [ids[1]]
     assert [row.sha256 for row in catalog.unreferenced(before=NOW + 100)] == [content_of(b"\x00").sha256]
-    assert catalog.purge_deleted(before=NOW + 100) == 1
+    assert catalog.purge_deleted(before=NOW + 100, now=NOW + 100) == 1
     assert [r.id for r in versions(catalog, request_id)] == [ids[2]]
 
 
@@ -1154,17 +1154,17 @@ def test_times_of_use_only_grow(catalog: Catalog, frontier: Frontier) -> None:
 
 
 def test_an_evicted_version_is_gone_and_its_content_nobody_s(catalog: Catalog, frontier: Frontier) -> None:
-    """Unless another version has it; the sweep's grace time counts from its storing."""
+    """Unless another version has it; the sweep's grace time counts from when nobody had it any more."""
     request_id = register(catalog).request.id
     other_id = register(catalog, url=URL + "other").request.id
     mine = bring(frontier, request_id, b"mine").lease
     shared = bring(frontier, request_id, b"shared", now=NOW + 1).lease
     bring(frontier, other_id, b"shared", now=NOW + 2)
-    assert catalog.evict([mine.response_id, shared.response_id, "f" * 32]) == 2
-    assert catalog.evict([mine.response_id]) == 0
+    assert catalog.evict([mine.response_id, shared.response_id, "f" * 32], now=NOW + 3) == 2
+    assert catalog.evict([mine.response_id], now=NOW + 4) == 0
     assert versions(catalog, request_id) == []
     assert [row.sha256 for row in catalog.unreferenced(before=NOW + 100)] == [content_of(b"mine").sha256]
-    assert catalog.unreferenced(before=NOW) == []
+    assert catalog.unreferenced(before=NOW + 2) == []
 
 
 def test_a_content_is_forgotten_only_while_nobody_has_it(catalog: Catalog, frontier: Frontier) -> None:
@@ -1173,11 +1173,11 @@ def test_a_content_is_forgotten_only_while_nobody_has_it(catalog: Catalog, front
     sha256 = content_of(b"x").sha256
     first = bring(frontier, request_id, b"x").lease
     assert not catalog.forget_content(sha256)
-    catalog.evict([first.response_id])
+    catalog.evict([first.response_id], now=NOW)
     assert [row.sha256 for row in catalog.unreferenced(before=NOW + 1)] == [sha256]
     second = bring(frontier, request_id, b"x", now=NOW + 2).lease
     assert not catalog.forget_content(sha256)
-    catalog.evict([second.response_id])
+    catalog.evict([second.response_id], now=NOW)
     assert catalog.forget_content(sha256)
     assert not catalog.forget_content(sha256)
     assert catalog.known_contents([sha256]) == set()
@@ -1187,9 +1187,9 @@ def test_bringing_content_again_renews_its_grace_time(catalog: Catalog, frontier
     """Its file was just replaced."""
     request_id = register(catalog).request.id
     bring(frontier, request_id, b"x")
-    catalog.evict([bring(frontier, request_id, b"y", now=NOW + 1).lease.response_id])
-    catalog.evict([r.id for r in versions(catalog, request_id)])
-    catalog.evict([bring(frontier, request_id, b"x", now=NOW + 50).lease.response_id])
+    catalog.evict([bring(frontier, request_id, b"y", now=NOW + 1).lease.response_id], now=NOW)
+    catalog.evict([r.id for r in versions(catalog, request_id)], now=NOW)
+    catalog.evict([bring(frontier, request_id, b"x", now=NOW + 50).lease.response_id], now=NOW + 51)
     assert [row.sha256 for row in catalog.unreferenced(before=NOW + 10)] == [content_of(b"y").sha256]
 
 
@@ -1226,7 +1226,7 @@ def prepared(rig: SqliteRig) -> tuple[Catalog, Frontier, str, Lease, str]:
     request_id = register(rig.catalog).request.id
     kept = bring(rig.frontier, request_id, b"kept").lease
     gone = bring(rig.frontier, request_id, b"gone", now=NOW + 1).lease
-    rig.catalog.evict([gone.response_id])
+    rig.catalog.evict([gone.response_id], now=NOW)
     lease = lease_for(rig.frontier, request_id, now=NOW + 2)
     return rig.catalog, rig.frontier, kept.response_id, lease, content_of(b"gone").sha256
 
@@ -1262,7 +1262,7 @@ def test_what_makes_content_visible_or_acknowledges_survives_a_crash(
 
 QUICK: dict[str, Change] = {
     "begin": lambda c, f, key, lease, sha: f.begin([lease.request_id], owner="b", now=NOW),
-    "start": lambda c, f, key, lease, sha: f.start([lease]),
+    "start": lambda c, f, key, lease, sha: f.start([lease], owner="me"),
     "beat": lambda c, f, key, lease, sha: f.beat("me"),
     "release": lambda c, f, key, lease, sha: f.release(lease),
     "take_slots": lambda c, f, key, lease, sha: f.take_slots(HOST, owner="me", want=1, limit=1, now=NOW),

@@ -200,9 +200,7 @@ def test_a_middle_version_has_both_neighbours(bay: Forebay, origin: Origin) -> N
     assert (middle.previous_version, middle.next_version) == (oldest.version, newest.version)
 
 
-def test_conditions_are_ignored_but_the_etag_is_the_same(
-    bay: Forebay, origin: Origin, let_pass: LetPass
-) -> None:
+def test_conditions_are_ignored_but_the_etag_is_the_same(bay: Forebay, origin: Origin, let_pass: LetPass) -> None:
     """A 200 with the stored ETag is no news: its body is not taken."""
     body = blob(20_000_000)
     resource = Resource(body)
@@ -682,9 +680,7 @@ def test_a_stale_answer_as_a_value(make_bay: MakeBay, origin: Origin, caplog: py
     assert not [record for record in caplog.records if record.name == "forebay"]
 
 
-def test_after_a_failure_the_next_call_asks_again(
-    make_bay: MakeBay, origin: Origin, let_pass: LetPass
-) -> None:
+def test_after_a_failure_the_next_call_asks_again(make_bay: MakeBay, origin: Origin, let_pass: LetPass) -> None:
     """A failure is no check: the next request tries again, and what comes then is the latest."""
     bay = make_bay(max_attempts=1)
     resource = origin.serve("/f", Resource(ONE))

@@ -454,7 +454,14 @@ def test_redirect_without_location(bay: Forebay, origin: Origin) -> None:
 
 @pytest.mark.parametrize(
     "location",
-    ["ftp://127.0.0.1/f", "file:///etc/passwd", "gopher://127.0.0.1/", "javascript:alert(1)", "http://", "http://a b/"],
+    [
+        "ftp://127.0.0.1/f",
+        "file:///etc/passwd",
+        "gopher://127.0.0.1/",
+        "javascript:alert(1)",
+        "http://",
+        "http://a b/",
+    ],
 )
 def test_redirect_to_what_is_not_fetched(bay: Forebay, origin: Origin, location: str) -> None:
     """Only http and https are followed."""
@@ -666,7 +673,12 @@ def test_no_http(bay: Forebay, origin: Origin, wire: bytes, code: str) -> None:
     assert len(origin.requests("/f")) == ATTEMPTS
 
 
-HALF_HEADS = (b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 200 OK\r\nETag: \"v1\"\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTT")
+HALF_HEADS = (
+    b"HTTP/1.1 200 OK\r\nContent-Le",
+    b'HTTP/1.1 200 OK\r\nETag: "v1"\r\n',
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTT",
+)
 
 
 @pytest.mark.parametrize("wire", HALF_HEADS)
@@ -694,9 +706,31 @@ def test_head_of_a_resumption_cut_in_the_middle(bay: Forebay, origin: Origin, wi
     assert asked(origin) == [WHOLE, ("bytes=300000-", '"v1"'), ("bytes=300000-", '"v1"')]
 
 
+@pytest.mark.parametrize("field", ["X: a\x00b", "no colon at all", ": no name", "Bad Name: x", " folded: x"])
+def test_a_broken_field(bay: Forebay, origin: Origin, field: str) -> None:
+    """A line that is no field spoils the answer or is left out; it never ends up in what is kept."""
+
+    def broken(exchange: Exchange) -> None:
+        wire = f'HTTP/1.1 200 OK\r\nETag: "v1"\r\n{field}\r\nContent-Length: {len(SMALL)}\r\n\r\n'
+        exchange.send(wire.encode("latin-1") + SMALL)
+        exchange.close()
+
+    origin.serve("/f", broken)
+    fetched = one(bay, origin.url("/f"))
+    if fetched.error is not None:
+        assert isinstance(fetched.error, ForebayError)
+        assert fetched.error.code == "origin_protocol"
+    else:
+        assert fetched.response is not None
+        check_ready(bay, fetched.response, SMALL)
+        assert (fetched.response.content_attributes.etag or "").startswith('"v1"')
+
+
 def test_protocol_switch_that_nobody_asked_for(bay: Forebay, origin: Origin) -> None:
     """A 101 is no content."""
-    origin.serve("/f", Garbage(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\nhello"))
+    origin.serve(
+        "/f", Garbage(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\nhello")
+    )
     fetched = one(bay, origin.url("/f"))
     assert fetched.how == "failed"
     assert bay.usage().contents == 0
@@ -807,7 +841,9 @@ def test_origin_comes_back(make_bay: MakeBay, origin: Origin) -> None:
 
 
 @pytest.mark.parametrize(
-    "behaviour", [Status(204), Resource(b""), Chunked(b""), CloseDelimited(b"")], ids=["204", "0", "chunked", "close"]
+    "behaviour",
+    [Status(204), Resource(b""), Chunked(b""), CloseDelimited(b"")],
+    ids=["204", "0", "chunked", "close"],
 )
 def test_empty_content(bay: Forebay, origin: Origin, behaviour: Behaviour) -> None:
     """No bytes are content too."""
@@ -1093,7 +1129,9 @@ def test_post_is_not_conditional(bay: Forebay, origin: Origin) -> None:
     assert ["if-none-match" in seen.fields for seen in origin.requests("/f")] == [False, False]
 
 
-@pytest.mark.parametrize(("status", "method"), [(301, "GET"), (302, "GET"), (303, "GET"), (307, "POST"), (308, "POST")])
+@pytest.mark.parametrize(
+    ("status", "method"), [(301, "GET"), (302, "GET"), (303, "GET"), (307, "POST"), (308, "POST")]
+)
 def test_redirected_post(bay: Forebay, origin: Origin, status: int, method: str) -> None:
     """A POST becomes a GET by 301, 302 and 303, without the body and what was said of it; else it stays
     (RFC 9110 section 15.4)."""
@@ -1163,9 +1201,7 @@ def test_no_secret_comes_back(
     assert not leaks(*(version.model_dump_json() for version in versions), *versions)
 
 
-def test_no_secret_in_a_stale_warning(
-    make_bay: MakeBay, origin: Origin, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_secret_in_a_stale_warning(make_bay: MakeBay, origin: Origin, caplog: pytest.LogCaptureFixture) -> None:
     """The warning of a stale answer names the URL without its secrets."""
     bay = make_bay(max_attempts=1)
     origin.serve("/f", Sequence(Resource(SMALL), Status(500)))

@@ -308,9 +308,7 @@ with Origin() as origin:
 gc.collect()
 """
     root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=root, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 

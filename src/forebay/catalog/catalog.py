@@ -10,7 +10,20 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert
 
 from forebay.catalog.database import Database
@@ -39,6 +52,7 @@ class Registered:
     request: Request
     created: bool
     host: str
+    fence: int
     facts: Facts
     latest: StoredVersion | None
     latest_id: str | None
@@ -200,6 +214,11 @@ class Catalog:
             rows = db.execute(_RESPONSES_BY_ID, {"ids": list(response_ids)}).all()
         return {row.id: response_of(row, now_us=micros(now)) for row in rows}
 
+    def newest(self, request_id: str, *, now: float) -> Response | None:
+        """The newest version, whatever its status."""
+        query = _RESPONSES.where(responses.c.request_id == request_id, _live)
+        return self._one(query.order_by(responses.c.version.desc()), now=now)
+
     def latest_ready(self, request_id: str, *, now: float) -> Response | None:
         """The newest ready version."""
         return self._one(
@@ -210,12 +229,19 @@ class Catalog:
         )
 
     def find_version(
-        self, request_id: str, *, version: str | None = None, tag: str | None = None, now: float
+        self,
+        request_id: str,
+        *,
+        version: str | None = None,
+        tag: str | None = None,
+        any_status: bool = False,
+        now: float,
     ) -> Response | None:
-        """The version of that name, or the newest with that tag; ready ones and duplicates only."""
-        query = _RESPONSES.where(
-            responses.c.request_id == request_id, responses.c.status.in_(("ready", "duplicate")), _live
-        ).order_by(responses.c.version.desc())
+        """The version of that name, or the newest with that tag; ready ones and duplicates only, unless
+        *any_status* will do."""
+        query = _RESPONSES.where(responses.c.request_id == request_id, _live).order_by(responses.c.version.desc())
+        if not any_status:
+            query = query.where(responses.c.status.in_(("ready", "duplicate")))
         if version is not None:
             query = query.where(responses.c.version == version)
         if tag is not None:
@@ -327,20 +353,23 @@ class Catalog:
         """URL and cache configuration of every Request, by id."""
         return {request.id: (request.url, request.cache_configuration) for request in self.list_requests()}
 
-    def evict(self, response_ids: Iterable[str]) -> int:
-        """Drop versions for good; their content goes with the next sweep. Returns how many went."""
-        statement = delete(responses).where(responses.c.id == bindparam("key"))
-        gone = 0
-        with self.database.write(durable=False) as db:
-            for key in response_ids:
-                gone += db.execute(statement, {"key": key}).rowcount
-        return gone
+    def evict(self, response_ids: Iterable[str], *, now: float) -> int:
+        """Drop versions for good; content that no version has any more goes with a later sweep. Returns how
+        many went."""
+        return self._drop(responses.c.id.in_(list(response_ids)), now=now)
 
-    def purge_deleted(self, *, before: float) -> int:
+    def purge_deleted(self, *, before: float, now: float) -> int:
         """Drop the versions that were deleted before a time. Returns how many."""
-        statement = delete(responses).where(responses.c.deleted_at < micros(before))
+        return self._drop(responses.c.deleted_at < micros(before), now=now)
+
+    def _drop(self, which: ColumnElement[bool], *, now: float) -> int:
         with self.database.write(durable=False) as db:
-            return db.execute(statement).rowcount
+            gone = db.execute(delete(responses).where(which).returning(responses.c.content_sha256)).scalars().all()
+            lost = sorted({sha256 for sha256 in gone if sha256 is not None})
+            if lost:
+                orphaned = contents.c.sha256.in_(lost) & ~_referenced()
+                db.execute(update(contents).where(orphaned).values(orphaned_at=micros(now)))
+            return len(gone)
 
     def deleted_before(self, before: float) -> list[Response]:
         """The versions that `purge_deleted` would drop."""
@@ -357,8 +386,8 @@ class Catalog:
         return [ContentRow(row.sha256, row.size_bytes, row.rotten_at is not None) for row in rows]
 
     def unreferenced(self, *, before: float) -> list[ContentRow]:
-        """Contents that no version has and that were stored before a time."""
-        query = select(contents).where(contents.c.stored_at < micros(before), ~_referenced())
+        """Contents that no version has had since a time."""
+        query = select(contents).where(contents.c.orphaned_at <= micros(before), ~_referenced())
         with self.database.read() as db:
             rows = db.execute(query).all()
         return [ContentRow(row.sha256, row.size_bytes, row.rotten_at is not None) for row in rows]
@@ -469,6 +498,7 @@ def _registered(row: Row[Any], latest: Row[Any] | None, *, now: float, created: 
         request=request_of(row),
         created=created,
         host=row.host,
+        fence=row.fence,
         facts=facts,
         latest=stored,
         latest_id=None if latest is None else latest.id,

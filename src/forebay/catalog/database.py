@@ -6,7 +6,11 @@ Reads run on a connection of the calling thread; writes go through one connectio
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
+import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -19,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from forebay.catalog.schema import HEAD
-from forebay.errors import CatalogTooNew, DiskFull, StorageError, StorageFailed
+from forebay.errors import CatalogTooNew, DiskFull, StateError, StorageError, StorageFailed
 
 # Longer than any transaction of ours; twenty processes that start at once queue on it.
 BUSY_TIMEOUT_MS = 60_000
@@ -43,7 +47,10 @@ class Database:
         self._write_lock = threading.Lock()
         self._writing_thread: int | None = None
         self._durable = False
+        self._closed = False
         with mapped_errors(path):
+            # Registered credentials are in it: never readable for others, whatever the folder is.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._prepare()
             self._writer = self._engine.connect()
             self._writer.exec_driver_sql("PRAGMA synchronous=NORMAL")
@@ -51,6 +58,7 @@ class Database:
     def close(self) -> None:
         """Close every connection; the object is of no use afterwards."""
         with self._write_lock, self._lock:
+            self._closed = True
             for connection in (*self._open, self._writer):
                 connection.close()
             self._open.clear()
@@ -59,6 +67,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for one or more reads, each a snapshot of its own."""
+        self._check_open()
         connection: Connection | None = getattr(self._local, "connection", None)
         with mapped_errors(self._path):
             if connection is None:
@@ -79,6 +88,7 @@ class Database:
             yield self._writer
             return
         with self._write_lock, mapped_errors(self._path):
+            self._check_open()
             if durable is not self._durable:
                 self._writer.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._durable = durable
@@ -92,6 +102,10 @@ class Database:
                 raise
             finally:
                 self._writing_thread = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StateError("this Forebay is closed")
 
     def _roll_back(self) -> None:
         # A full disk may have rolled back already; asking again would hide the first error.
@@ -147,13 +161,17 @@ def mapped_errors(path: Path) -> Iterator[None]:
     """SQLite's errors as `StorageError`s."""
     try:
         yield
-    except (DBAPIError, sqlite3.Error) as error:
+    except (DBAPIError, sqlite3.Error, OSError) as error:
         raise _mapped(path, error) from error
 
 
-def _mapped(path: Path, error: DBAPIError | sqlite3.Error) -> StorageError:
+def _mapped(path: Path, error: DBAPIError | sqlite3.Error | OSError) -> StorageError:
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     code = getattr(cause, "sqlite_errorcode", None)
-    if code == sqlite3.SQLITE_FULL:
+    full = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+    if not full and code is not None and code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        with contextlib.suppress(OSError):
+            full = shutil.disk_usage(path.parent).free == 0
+    if full or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(str(path.parent))
     return StorageFailed(f"the catalog {path}", reason=str(cause))

@@ -8,7 +8,7 @@ still lives is not asked here: the caller looks at its lock and calls `reap`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
@@ -41,6 +41,13 @@ class Busy:
     owner: str
     fence: int
     beat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Another owner has begun and ended a fetch of this Request since the caller looked at it."""
+
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +159,18 @@ _TAKE_FENCES = (
 _SET_LAST_VERSION = (
     update(requests).where(requests.c.id == bindparam("key")).values(last_version=bindparam("version"))
 )
-_START = update(responses).where(responses.c.id.in_(_IDS)).values(status="in_progress")
+# Never without the lease: a process that slept meanwhile must not touch what another has finished.
+_START = (
+    update(responses)
+    .where(
+        responses.c.id.in_(_IDS),
+        responses.c.status == "wait",
+        select(leases.c.request_id)
+        .where(leases.c.response_id == responses.c.id, leases.c.owner == bindparam("holder"))
+        .exists(),
+    )
+    .values(status="in_progress")
+)
 _DELETE_RESPONSES = delete(responses).where(responses.c.id.in_(_IDS))
 _RELEASE = delete(leases).where(leases.c.request_id.in_(_IDS))
 # With RETURNING, many rows travel in one statement.
@@ -161,7 +179,8 @@ _INSERT_LEASES = insert(leases).returning(leases.c.request_id)
 # Fresh bytes of the same content were just renamed over the old ones: whatever rot there was is gone.
 _INSERT = insert(contents)
 _INSERT_CONTENTS = _INSERT.on_conflict_do_update(
-    index_elements=["sha256"], set_={"rotten_at": None, "stored_at": _INSERT.excluded.stored_at}
+    index_elements=["sha256"],
+    set_={"rotten_at": None, "orphaned_at": None, "stored_at": _INSERT.excluded.stored_at},
 ).returning(contents.c.sha256)
 
 
@@ -173,16 +192,19 @@ class Frontier:
 
     # --- beginning ------------------------------------------------------------------------------------
 
-    def begin(self, request_ids: Sequence[str], *, owner: str, now: float) -> list[Lease | Busy]:
+    def begin(
+        self, request_ids: Sequence[str], *, owner: str, now: float, seen: Mapping[str, int] | None = None
+    ) -> list[Lease | Busy | Moved]:
         """A lease for each Request, or who has it. A version that a dead owner left open is taken over;
-        else a new one is registered (`wait`). One transaction; seen by all on return."""
+        else a new one is registered (`wait`). *seen*: the fence that each decision was based on; when it has
+        moved since, there is something newer to look at instead. One transaction; seen by all on return."""
         with self.database.write(durable=False) as db:
-            return _begin(db, request_ids, owner=owner, now_us=micros(now))
+            return _begin(db, request_ids, owner=owner, now_us=micros(now), seen=seen or {})
 
-    def start(self, leases: Sequence[Lease]) -> None:
-        """The downloads of leased versions run (`in_progress`)."""
+    def start(self, leases: Sequence[Lease], *, owner: str) -> None:
+        """The downloads of versions that *owner* still has the lease of run (`in_progress`)."""
         with self.database.write(durable=False) as db:
-            db.execute(_START, {"ids": [lease.response_id for lease in leases]})
+            db.execute(_START, {"ids": [lease.response_id for lease in leases], "holder": owner})
 
     def lease_of(self, request_id: str) -> Busy | None:
         """Who fetches this Request now."""
@@ -308,7 +330,9 @@ class Frontier:
             return _finish(db, outcomes, now_us=micros(now))
 
 
-def _begin(db: Connection, request_ids: Sequence[str], *, owner: str, now_us: int) -> list[Lease | Busy]:
+def _begin(
+    db: Connection, request_ids: Sequence[str], *, owner: str, now_us: int, seen: Mapping[str, int]
+) -> list[Lease | Busy | Moved]:
     key = {"ids": list(request_ids)}
     held = {row.request_id: row for row in db.execute(_LEASES, key)}
     free = [request_id for request_id in request_ids if request_id not in held]
@@ -318,7 +342,7 @@ def _begin(db: Connection, request_ids: Sequence[str], *, owner: str, now_us: in
         key = {"ids": free}
         known = {row.id: row for row in db.execute(_REQUESTS, key)}
         left = {row.request_id: row for row in db.execute(_OPEN_RESPONSES, key)}
-    out: dict[str, Lease | Busy] = {
+    out: dict[str, Lease | Busy | Moved] = {
         row.request_id: Busy(row.request_id, row.response_id, row.owner, row.fence, row.beat)
         for row in held.values()
     }
@@ -328,17 +352,21 @@ def _begin(db: Connection, request_ids: Sequence[str], *, owner: str, now_us: in
         if begun is not None:
             out[request_id] = Lease(request_id, begun.id, begun.version, request.fence + 1, resumed=True)
             continue
+        if seen.get(request_id, request.fence) != request.fence:
+            out[request_id] = Moved(request_id)
+            continue
         version = next_version(request.last_version, now_us=now_us)
         lease = Lease(request_id, uuid.uuid4().hex, version, request.fence + 1, resumed=False)
         out[request_id] = lease
         fresh.append(lease)
-    if free:
-        _write_leases(db, [out[request_id] for request_id in free], fresh, owner=owner, now_us=now_us)
+    taken = [lease for lease in out.values() if isinstance(lease, Lease)]
+    if taken:
+        _write_leases(db, taken, fresh, owner=owner, now_us=now_us)
     return [out[request_id] for request_id in request_ids]
 
 
 def _write_leases(
-    db: Connection, taken: Sequence[Lease | Busy], fresh: Sequence[Lease], *, owner: str, now_us: int
+    db: Connection, taken: Sequence[Lease], fresh: Sequence[Lease], *, owner: str, now_us: int
 ) -> None:
     if fresh:
         db.execute(
@@ -356,7 +384,7 @@ def _write_leases(
         )
     # One statement takes all fences; only a Request whose clock was set back has a version of its own.
     usual = version_at(now_us)
-    resumed = [lease.request_id for lease in taken if isinstance(lease, Lease) and lease.resumed]
+    resumed = [lease.request_id for lease in taken if lease.resumed]
     if resumed:
         db.execute(_TAKE_FENCES, {"ids": resumed, "version": ""})
     if fresh:

@@ -79,6 +79,14 @@ contents = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("stored_at", BigInteger, nullable=False),
     Column("rotten_at", BigInteger),
+    # Since when no version has it: the sweep's grace counts from here.
+    Column("orphaned_at", BigInteger),
+)
+Index(
+    "ix_contents_orphaned_at",
+    contents.c.orphaned_at,
+    sqlite_where=contents.c.orphaned_at.is_not(None),
+    postgresql_where=contents.c.orphaned_at.is_not(None),
 )
 
 responses = Table(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,8 +38,6 @@ Version = Annotated[
     ),
 ]
 
-_UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
-
 
 def open_bay(data: Path | None, **settings: Any) -> Forebay:
     """The folder of *data*, made when it is not there. Settings that are None are left to the environment."""
@@ -75,16 +72,13 @@ def open_existing(data: Path | None) -> Forebay:
 
 
 def parse_size(text: str, *, option: str) -> int:
-    """Bytes that *text* says: ``500M``, ``10G``, ``1.5T`` in binary units, ``10GB`` in decimal ones.
+    """Bytes that *text* says, such as ``10G``. Raises `InvalidValue` naming *option*."""
+    from forebay.settings import parse_size as parse
 
-    Raises `InvalidValue` naming *option*.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
-    size = 0
-    if match is not None:
-        number, unit, suffix = match[1], match[2].upper(), (match[3] or "").lower()
-        base = 1000 if suffix == "b" else 1024
-        size = int(float(number) * base ** (_UNITS[unit] if unit else 0))
+    try:
+        size = parse(text)
+    except ValueError:
+        size = 0
     if size <= 0:
         raise InvalidValue(option, expected="a size such as 500M or 10G", got=text)
     return size

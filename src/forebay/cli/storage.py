@@ -38,6 +38,8 @@ def gc(
         right=("SIZE",),
     )
     show.say(f"{'would free' if dry_run else 'freed'} {show.size_text(report.freed_bytes)}")
+    if report.evicted_bytes:
+        show.note(f"versions of {show.size_text(report.evicted_bytes)} more: freed when the grace time has passed")
     return show.EXIT_DONE
 
 

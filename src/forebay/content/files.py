@@ -6,13 +6,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from forebay.content.durable import storage_errors, sync_folder
-from forebay.errors import ContentRotten
+from forebay.errors import ContentRotten, StorageError
 
 _DIGEST_LENGTH = 64
 
@@ -68,20 +68,34 @@ class FileContentStore:
 
     @contextmanager
     def _locked(self, how: int) -> Iterator[None]:
-        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with storage_errors("the lock of the content store", self.folder):
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, how)
+            with storage_errors("the lock of the content store", self.folder):
+                fcntl.flock(descriptor, how)
             yield
         finally:
             os.close(descriptor)
 
-    def adopt(self, files: Iterable[tuple[Path, str]]) -> None:
+    def adopt(self, files: Sequence[tuple[Path, str]]) -> list[StorageError | None]:
         """Take synced files in under their digests. Renamed over what is there: fresh bytes of the same
         content mend whatever rot there was, and open readers keep the old file."""
-        with storage_errors("the content store", self.folder):
-            for source, sha256 in files:
-                source.rename(self.path(sha256))
-            sync_folder(self.folder)
+        errors: list[StorageError | None] = []
+        for source, sha256 in files:
+            try:
+                with storage_errors("the content store", self.folder):
+                    source.rename(self.path(sha256))
+            except StorageError as error:
+                errors.append(error)
+            else:
+                errors.append(None)
+        try:
+            with storage_errors("the content store", self.folder):
+                sync_folder(self.folder)
+        except StorageError as error:
+            # Asking again would prove nothing: the kernel tells of a failed sync once.
+            return [error] * len(errors)
+        return errors
 
     def verify(self, sha256: str, *, size_bytes: int) -> str | None:
         """Read all bytes; None when they are right, else what was found."""

@@ -185,16 +185,18 @@ class PartialFile:
     def discard(self) -> None:
         """Close and remove the files."""
         self.close()
-        # The mark first: one without its file would only mislead.
-        self._mark_path.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        # The mark first: one without its file would only mislead. What cannot be removed is the sweep's.
+        with contextlib.suppress(OSError):
+            self._mark_path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def forget_mark(self) -> None:
         """The bytes have moved into the store: remove the mark."""
         marked = self.marked
         self.close()
         if marked:
-            self._mark_path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # else it is the sweep's
+                self._mark_path.unlink(missing_ok=True)
 
 
 class Partials:
@@ -259,4 +261,5 @@ class Partials:
 
     def sync_folder(self) -> None:
         """Make the names of the partial files survive a crash of the machine."""
-        sync_folder(self.folder)
+        with storage_errors("the folder of partial files", self.folder):
+            sync_folder(self.folder)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from forebay.errors import StorageError
 
 
 class ContentStore(Protocol):
@@ -20,9 +22,9 @@ class ContentStore(Protocol):
         """Held from `adopt` until the catalog row is committed: no sweep runs meanwhile."""
         ...
 
-    def adopt(self, files: Iterable[tuple[Path, str]]) -> None:
-        """Take synced *files* in under their digests, replacing what is there. On return the names survive a
-        crash of the machine."""
+    def adopt(self, files: Sequence[tuple[Path, str]]) -> list[StorageError | None]:
+        """Take synced *files* in under their digests, replacing what is there. On return the names of those
+        without an error survive a crash of the machine; the others count as lost."""
         ...
 
     def verify(self, sha256: str, *, size_bytes: int) -> str | None:

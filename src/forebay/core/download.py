@@ -157,7 +157,7 @@ def _decide(state: Download, event: Event, now: float) -> Step | _Failure:
             return _on_eof(state, length, now)
         case Failed(code, detail, length, permanent):
             state = _measure(state, length)
-            error = OriginError(code, detail, retryable=not permanent)
+            error = OriginError(code, detail, retryable=not permanent or code == "origin_deadline")
             return _give_up(state, error) if permanent else _Failure(state, error)
         case Woke():
             if _past_deadline(state, now):

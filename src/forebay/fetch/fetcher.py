@@ -29,6 +29,7 @@ from forebay.catalog.frontier import (
     Finished,
     Frontier,
     Lease,
+    Moved,
     Outcome,
     Stats,
 )
@@ -141,6 +142,9 @@ class Fetcher:
         self._new: list[Ticket] = []
         self._ended: list[tuple[Transfer, End]] = []
         self._transfers: dict[str, Transfer] = {}
+        # Whose ticket each transfer settles, until its end is written; and tickets that wait for such an end.
+        self._ticket_of: dict[Transfer, Ticket] = {}
+        self._parked: list[Ticket] = []
         self._blocked: dict[str, _Blocked] = {}
         self._slots = Slots(frontier, owner, max_downloads=max_downloads, max_per_host=max_per_host)
         self._started: list[Lease] = []
@@ -172,11 +176,13 @@ class Fetcher:
         return out
 
     def let_go(self, ticket: Ticket) -> None:
-        """A holder is no longer interested; when none is left the download is suspended, to be resumed."""
+        """A holder is no longer interested; when none is left the download is suspended, to be resumed.
+        Whoever asks from then on gets a ticket of its own."""
         with self._lock:
             ticket.holders -= 1
             if ticket.holders > 0:
                 return
+            self._remove(ticket)
         self._post(partial(self._cancel, ticket))
 
     def close(self) -> None:
@@ -232,7 +238,7 @@ class Fetcher:
 
     def _run(self) -> None:
         assert self._shop is not None
-        while not (self._closing and not self._tickets and not self._inbox):
+        while not (self._closing and self._is_idle()):
             with self._wake:
                 if not self._inbox:
                     self._wake.wait(self._patience())
@@ -252,8 +258,13 @@ class Fetcher:
         self._shop.writer.close()
         self._shop.pool.close()
 
+    def _is_idle(self) -> bool:
+        return not (self._tickets or self._inbox or self._new or self._transfers or self._ended)
+
     def _patience(self) -> float | None:
         """How long to wait for the next event."""
+        if self._new:
+            return 0.0
         waits = [self._slots.patience()]
         if self._blocked:
             waits.append(LOOK_AGAIN_S)
@@ -297,7 +308,7 @@ class Fetcher:
                 errors = {o.lease.request_id: e for o, e in outcomes if e is not None}
                 with self._frontier.database.write(durable=bool(outcomes)):
                     if started:
-                        self._frontier.start(started)
+                        self._frontier.start(started, owner=self._owner.id)
                     if outcomes:
                         finished = self._frontier.finish([o for o, _ in outcomes], now=self._clock())
                     for transfer, end in ended:
@@ -309,29 +320,31 @@ class Fetcher:
             mapped = error if isinstance(error, ForebayError) else _internal(error)
             for transfer in (*begun, *(transfer for transfer, _ in ended)):
                 self._forget(transfer)
-                self._settle(transfer.job.request_id, mapped)
+                self._over(transfer, mapped)
             for ticket in new:
-                self._settle(ticket.job.request_id, mapped)
+                self._settle(ticket, mapped)
             return
         for transfer, end in ended:
             if isinstance(end, Suspended):
-                self._settle(transfer.job.request_id, StateError("the download was cancelled"))
+                self._over(transfer, StateError("the download was cancelled"))
             elif isinstance(end, Whole):
                 end.landed.partial.forget_mark()
-        self._announce(finished, errors)
+        self._announce(finished, {transfer.lease: transfer for transfer, _ in ended}, errors)
 
-    def _announce(self, finished: Sequence[Finished], errors: Mapping[str, ForebayError]) -> None:
+    def _announce(
+        self, finished: Sequence[Finished], transfers: Mapping[Lease, Transfer], errors: Mapping[str, ForebayError]
+    ) -> None:
         """Tell the waiting what became of their jobs."""
         ids = [item.response_id for item in finished if item.response_id is not None]
         made = self._catalog.responses(ids, now=self._clock())
         for item in finished:
-            request_id = item.lease.request_id
+            request_id, transfer = item.lease.request_id, transfers[item.lease]
             match item.status:
                 case "lease_lost":
-                    self._settle(request_id, LeaseLost(request_id))
+                    self._over(transfer, LeaseLost(request_id))
                 case "ready" | "duplicate" | "unchanged" | "failed" as status:
                     response = made.get(item.response_id or "")
-                    self._settle(request_id, Settled(status, response, errors.get(request_id)))
+                    self._over(transfer, Settled(status, response, errors.get(request_id)))
                 case other:  # pragma: no cover - Finished has no other status
                     raise AssertionError(other)
         if finished:
@@ -357,18 +370,12 @@ class Fetcher:
     def _adopt(self, whole: list[tuple[Transfer, Whole]]) -> dict[str, StorageError]:
         """Name the bytes in the store; whose could not be, by request id."""
         files = [(end.landed.partial.path, end.landed.digests["sha256"]) for _, end in whole]
-        try:
-            self._store.adopt(files)
-            return {}
-        except StorageError:
-            lost: dict[str, StorageError] = {}
-        for (transfer, _), file in zip(whole, files, strict=True):
-            try:
-                if file[0].exists() or not self._store.path(file[1]).exists():
-                    self._store.adopt([file])
-            except StorageError as error:
-                lost[transfer.job.request_id] = error
-        return lost
+        errors = self._store.adopt(files)
+        return {
+            transfer.job.request_id: error
+            for (transfer, _), error in zip(whole, errors, strict=True)
+            if error is not None
+        }
 
     def _outcome(
         self, transfer: Transfer, end: Whole | StillCurrent | GaveUp
@@ -407,20 +414,26 @@ class Fetcher:
         if not tickets:
             return []
         out: list[Transfer] = []
-        answers = self._frontier.begin(
-            [ticket.job.request_id for ticket in tickets], owner=self._owner.id, now=self._clock()
-        )
+        seen = {ticket.job.request_id: ticket.job.fence for ticket in tickets}
+        answers = self._frontier.begin(list(seen), owner=self._owner.id, now=self._clock(), seen=seen)
         for ticket, answer in zip(tickets, answers, strict=True):
             if isinstance(answer, Busy) and answer.owner == self._owner.id:
+                if any(transfer.lease.request_id == answer.request_id for transfer in self._ticket_of):
+                    self._parked.append(ticket)  # until the one that was let go has left
+                    continue
                 # Ours, of a job whose commit failed: nothing runs for it.
                 self._frontier.release(_lease(answer))
-                answer = self._frontier.begin([ticket.job.request_id], owner=self._owner.id, now=self._clock())[0]
+                (answer,) = self._frontier.begin([answer.request_id], owner=self._owner.id, now=self._clock())
             match answer:
+                case Moved(request_id):
+                    newest = self._catalog.newest(request_id, now=self._clock())
+                    self._settle(ticket, Settled("elsewhere", newest))
                 case Busy():
                     self._blocked[ticket.job.request_id] = _Blocked(ticket, answer, time.monotonic())
                 case Lease():
                     transfer = Transfer(ticket.job, answer, self._shop)
                     ticket._transfer = transfer
+                    self._ticket_of[transfer] = ticket
                     self._transfers[ticket.job.request_id] = transfer
                     self._slots.enqueue(transfer)
                     out.append(transfer)
@@ -437,10 +450,8 @@ class Fetcher:
             busy = self._frontier.lease_of(request_id)
             if busy is None or busy.fence != blocked.busy.fence:
                 del self._blocked[request_id]
-                self._settle(
-                    request_id,
-                    Settled("elsewhere", self._catalog.response(blocked.busy.response_id, now=self._clock())),
-                )
+                response = self._catalog.response(blocked.busy.response_id, now=self._clock())
+                self._settle(blocked.ticket, Settled("elsewhere", response))
             elif not self._owner.is_alive(busy.owner):
                 self._take_over(busy.owner)
             elif busy.beat != blocked.busy.beat:
@@ -461,7 +472,7 @@ class Fetcher:
         for transfer in list(self._transfers.values()):
             if (transfer.lease.request_id, transfer.lease.fence) not in mine and not self._is_ending(transfer):
                 self._forget(transfer)
-                self._settle(transfer.job.request_id, LeaseLost(transfer.job.request_id))
+                self._over(transfer, LeaseLost(transfer.job.request_id))
                 assert self._shop is not None
                 self._shop.transport.call(transfer.cancel)
 
@@ -520,27 +531,44 @@ class Fetcher:
         if self._transfers.get(transfer.job.request_id) is transfer:
             del self._transfers[transfer.job.request_id]
 
-    def _settle(self, request_id: str, what: Settled | ForebayError) -> None:
+    def _over(self, transfer: Transfer, what: Settled | ForebayError) -> None:
+        """A transfer's end is written: tell who waits for it, and let in who waited for it to leave."""
+        ticket = self._ticket_of.pop(transfer, None)
+        if ticket is not None:
+            self._settle(ticket, what)
+        request_id = transfer.lease.request_id
+        self._new += [parked for parked in self._parked if parked.job.request_id == request_id]
+        self._parked = [parked for parked in self._parked if parked.job.request_id != request_id]
+
+    def _settle(self, ticket: Ticket, what: Settled | ForebayError) -> None:
         with self._lock:
-            ticket = self._tickets.pop(request_id, None)
-        if ticket is None:
+            self._remove(ticket)
+        if ticket._future.done():
             return
         if isinstance(what, Settled):
             ticket._future.set_result(what)
         else:
             ticket._future.set_exception(what)
 
+    def _remove(self, ticket: Ticket) -> None:
+        if self._tickets.get(ticket.job.request_id) is ticket:
+            del self._tickets[ticket.job.request_id]
+
     def _cancel(self, ticket: Ticket) -> None:
         request_id = ticket.job.request_id
-        if self._tickets.get(request_id) is not ticket:
+        with self._lock:
+            self._remove(ticket)
+        for waiting in (self._new, self._parked):
+            if ticket in waiting:
+                waiting.remove(ticket)
+                self._settle(ticket, StateError("the download was cancelled"))
+                return
+        if request_id in self._blocked and self._blocked[request_id].ticket is ticket:
+            del self._blocked[request_id]
+            self._settle(ticket, StateError("the download was cancelled"))
             return
-        if self._blocked.pop(request_id, None) is not None or ticket in self._new:
-            if ticket in self._new:
-                self._new.remove(ticket)
-            self._settle(request_id, StateError("the download was cancelled"))
-            return
-        transfer = self._transfers.get(request_id)
-        if transfer is None:
+        transfer = ticket._transfer
+        if transfer is None or self._transfers.get(request_id) is not transfer:
             return  # it has ended; the clerk is about to say so
         if transfer.progress.state == "queued" and self._slots.withdraw(transfer):
             self._on_ended(transfer, Suspended())
@@ -557,8 +585,11 @@ class Fetcher:
         self._blocked.clear()
         self._slots.clear()
         self._started.clear()
-        for request_id in list(self._tickets):
-            self._settle(request_id, error)
+        self._ended.clear()
+        self._parked.clear()
+        for ticket in [*self._tickets.values(), *self._ticket_of.values()]:
+            self._settle(ticket, error)
+        self._ticket_of.clear()
 
 
 _NO_STATS = Stats(started_at=0.0)

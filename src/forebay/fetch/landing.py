@@ -69,7 +69,10 @@ class Workers:
 
     def _run(self) -> None:
         while (call := self._queue.get()) is not None:
-            call()
+            try:
+                call()
+            except Exception:  # a bug of ours must not end a thread that others need
+                log.exception("a call failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class Landing:
         self._algorithms = frozenset(algorithms) | {"sha256"}
         self._hashers = self._new_hashers()
         self._partial: PartialFile | None = None
+        self._meta = b"{}"
         self._syncing: threading.Event | None = None
         self._sync_error: StorageError | None = None
         self._synced_length = 0
@@ -114,7 +118,8 @@ class Landing:
         if found is None:
             return None
         partial, meta = found
-        partial.keep_mark(sign(meta))
+        self._meta = sign(meta)
+        partial.keep_mark(self._meta)
         partial.read_through(self._hash)
         self._partial, self._synced_length = partial, partial.synced
         return partial.length, partial.generation, meta
@@ -124,12 +129,14 @@ class Landing:
         self.drop()
         self._hashers = self._new_hashers()
         self._partial = self._partials.create(self._key, fence=self._fence, generation=generation)
+        self._meta = meta
         self._partial.keep_mark(meta)
         self._synced_length, self._synced_at = 0, time.monotonic()
 
     def write(self, data: memoryview) -> None:
         """Append *data*; now and then have it synced."""
-        assert self._partial is not None
+        if self._partial is None:
+            return  # it could not be begun: that error is on its way, and these blocks were already queued
         self._partial.append(data)
         self._hash(data)
         now = time.monotonic()
@@ -172,13 +179,14 @@ class Landing:
         partial.seal()
         return Landed(partial, len(data), self.digests())
 
-    def suspend(self) -> None:
-        """Sync what has landed and leave it to be resumed."""
+    def suspend(self, sign_off: Callable[[bytes], bytes]) -> None:
+        """Sync what has landed and leave it to be resumed; *sign_off* takes our name from its meta."""
         if self._partial is not None:
             self._await_sync()
             partial, self._partial = self._partial, None
             try:
                 self._raise_sync_error()
+                partial.keep_mark(sign_off(self._meta))
                 partial.sync()
             except StorageError:
                 partial.discard()  # what it holds cannot be trusted

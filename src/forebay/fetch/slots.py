@@ -34,6 +34,8 @@ class _Host:
     taken_at: float = 0.0
     idle_at: float | None = None
     look_at: float = 0.0
+    asked_at: float = 0.0
+    contended: bool = False
 
 
 class Slots:
@@ -80,8 +82,13 @@ class Slots:
     def ready(self) -> list[Transfer]:
         """Transfers that may start now, with slots that we hold; they hold them from here on."""
         out: list[Transfer] = []
-        for host in self._hosts.values():
-            while host.queue and host.used < host.held and self._running < self._max_downloads:
+        for name, host in self._hosts.items():
+            while (
+                host.queue
+                and host.used < host.held
+                and self._running < self._max_downloads
+                and not self._overstays(name, host)
+            ):
                 transfer = host.queue.popleft()
                 transfer.holds_slot = True
                 host.used += 1
@@ -121,7 +128,7 @@ class Slots:
 
     def _take(self, name: str, host: _Host, *, room: int, now: float, wall: float) -> None:
         idle = host.held - host.used
-        if idle > 0 and now - host.taken_at > _FAIR_SHARE_S and self._others_wait(name):
+        if idle > 0 and self._overstays(name, host):
             self._frontier.give_slots(name, owner=self._owner.id, count=idle, waiting=True, now=wall)
             host.held -= idle
             host.look_at = now + LOOK_AGAIN_S
@@ -137,8 +144,15 @@ class Slots:
             host.look_at = now + LOOK_AGAIN_S
             self._bury_the_dead(name)
 
-    def _others_wait(self, host: str) -> bool:
-        return self._frontier.others_wait(host, owner=self._owner.id)
+    def _overstays(self, name: str, host: _Host) -> bool:
+        """Whether our share of the host's time is over, and others wait for it."""
+        now = time.monotonic()
+        if now - host.taken_at <= _FAIR_SHARE_S:
+            return False
+        if now - host.asked_at > LOOK_AGAIN_S:
+            host.asked_at = now
+            host.contended = self._frontier.others_wait(name, owner=self._owner.id)
+        return host.contended
 
     def _bury_the_dead(self, host: str) -> None:
         """Whoever holds what we wait for may be gone, or stand still for too long (Ctrl-Z)."""

@@ -40,7 +40,7 @@ from forebay.core.exchange import (
 )
 from forebay.core.exchange import Landed as LandedEvent
 from forebay.core.reuse import StoredVersion
-from forebay.core.urls import show_url
+from forebay.core.urls import origin_of, show_url
 from forebay.errors import ForebayError, HashMismatch, OriginError, OriginRefused, StorageError, StorageFailed
 from forebay.fetch.landing import Landed, Landing, Workers, failing
 from forebay.fetch.owner import Owner
@@ -54,11 +54,13 @@ _KEEP_SLOT_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be downloaded, for which Request. *stored*: validate against it. *probe*: with HEAD first.
-    *expected*: (algorithm, digest in hex) that the bytes must have."""
+    """What is to be downloaded, for which Request. *fence*: the Request's when this was decided. *stored*:
+    validate against it. *probe*: with HEAD first. *expected*: (algorithm, digest in hex) that the bytes must
+    have."""
 
     request_id: str
     host: str
+    fence: int
     ask: Ask
     limits: Limits
     hash_name: str = "sha256"
@@ -195,9 +197,8 @@ class Transfer:
     def _may_adopt(self, meta: bytes) -> bool:
         """Not while its writer lives, though its lease was taken: it may wake up and go on writing."""
         writer = _meta(meta).get("owner")
-        return _representation(meta) is not None and not (
-            writer != self.shop.owner.id and self.shop.owner.is_alive(str(writer))
-        )
+        alive = writer not in (None, self.shop.owner.id) and self.shop.owner.is_alive(str(writer))
+        return _representation(meta) is not None and not alive
 
     def _signed(self, meta: bytes) -> bytes:
         return json.dumps(_meta(meta) | {"owner": self.shop.owner.id}).encode()
@@ -440,14 +441,14 @@ class Transfer:
 
     def _give_up(self, error: ForebayError, *, keep: bool) -> None:
         assert self._landing is not None
-        call = self._landing.suspend if keep else self._landing.drop
+        call = partial(self._landing.suspend, _signed_off) if keep else self._landing.drop
         self._writing_last(call, GaveUp(error, self._stats()))
 
     def _suspend(self) -> None:
         if self._landing is None:
             self._end(Suspended())
         else:
-            self._writing_last(self._landing.suspend, Suspended())
+            self._writing_last(partial(self._landing.suspend, _signed_off), Suspended())
 
     def _writing_last(self, call: Callable[[], None], end: End) -> None:
         def last() -> None:
@@ -471,7 +472,8 @@ class Transfer:
         """*error*, or the gate's refusal behind it."""
         if error.code == "origin_refused" and self._refused is not None and self._refused.refusal is not None:
             refusal = self._refused.refusal
-            host = show_url(self._state.url if self._state else self.job.ask.url)
+            url = self._state.url if self._state else self.job.ask.url
+            host = origin_of(url).partition("://")[2]
             return OriginRefused(host, address=refusal.address, reason=refusal.reason, remedy=refusal.remedy)
         return error
 
@@ -495,6 +497,11 @@ class Transfer:
             final_url=final_url,
             http_status=status,
         )
+
+
+def _signed_off(meta: bytes) -> bytes:
+    """*meta* of a file that nobody writes any more."""
+    return json.dumps(_meta(meta) | {"owner": None}).encode()
 
 
 def _meta(meta: bytes) -> dict[str, Any]:

@@ -258,6 +258,8 @@ class Exchange:
             first = self._refusals[0]
             return Refused("origin_refused", f"{where} is at {first.address}", 0, permanent=True, refusal=first)
         name, permanent = _FAILURES.get(code, ("origin_protocol", False))
+        if name == "origin_ambiguous" and "Content-Length" not in message:
+            name = "origin_protocol"
         return Failed(name, f"{where}: {message or f'libcurl error {code}'}", 0, permanent=permanent)
 
 
@@ -448,7 +450,11 @@ class Transport:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._turn()
+                try:
+                    self._turn()
+                except Exception:  # a bug of ours: those under way fail, later ones may work
+                    log.exception("the transfer loop failed")
+                    self._abort_all(Failed("origin_protocol", "internal error", 0))
         finally:
             self._shut_down()
 
@@ -520,9 +526,12 @@ class Transport:
     def _on_multi_timer(self, milliseconds: int) -> None:
         self._multi_timer = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
-    def _shut_down(self) -> None:
+    def _abort_all(self, reason: Failed) -> None:
         for exchange in list(self._exchanges.values()):
-            exchange.abort(Failed("origin_cut", "Forebay was closed", 0))
+            exchange.abort(reason)
+
+    def _shut_down(self) -> None:
+        self._abort_all(Failed("origin_cut", "Forebay was closed", 0))
         for curl in self._idle:
             curl.close()
         self._multi.close()

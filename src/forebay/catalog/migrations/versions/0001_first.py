@@ -10,14 +10,22 @@ depends_on = None
 
 
 def upgrade() -> None:
-
     op.create_table(
         "contents",
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("stored_at", sa.BigInteger(), nullable=False),
         sa.Column("rotten_at", sa.BigInteger(), nullable=True),
+        sa.Column("orphaned_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_contents")),
+    )
+    op.create_index(
+        "ix_contents_orphaned_at",
+        "contents",
+        ["orphaned_at"],
+        unique=False,
+        sqlite_where=sa.text("orphaned_at IS NOT NULL"),
+        postgresql_where=sa.text("orphaned_at IS NOT NULL"),
     )
     op.create_table(
         "requests",
@@ -145,7 +153,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("response_id", "tag", name=op.f("pk_tags")),
     )
     op.create_index("ix_tags_tag", "tags", ["tag"], unique=False)
-    # ### end Alembic commands ###
 
 
 def downgrade() -> None:
