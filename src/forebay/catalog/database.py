@@ -1,6 +1,6 @@
 """The SQLite adapter: connections, transactions, durability, and errors mapped once.
 
-Reads run on a connection of the calling thread; writes go through one connection, one at a time, each a
+Reads take a connection from a small pool; writes go through one connection, one at a time, each a
 ``BEGIN IMMEDIATE`` transaction, so that two processes on one folder queue instead of failing midway.
 """
 
@@ -13,6 +13,7 @@ import os
 import shutil
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from forebay.errors import CatalogTooNew, DiskFull, StateError, StorageError, St
 
 # Longer than any transaction of ours; twenty processes that start at once queue on it.
 BUSY_TIMEOUT_MS = 60_000
+_IDLE_CONNECTIONS = 8
 
 
 class Database:
@@ -41,9 +43,7 @@ class Database:
             isolation_level="AUTOCOMMIT",  # transactions are begun here, by their names
         )
         event.listen(self._engine, "connect", _set_up_connection)
-        self._local = threading.local()
-        self._open: list[Connection] = []
-        self._lock = threading.Lock()  # guards _open
+        self._idle: deque[Connection] = deque()
         self._write_lock = threading.Lock()
         self._writing_thread: int | None = None
         self._durable = False
@@ -57,24 +57,30 @@ class Database:
 
     def close(self) -> None:
         """Close every connection; the object is of no use afterwards."""
-        with self._write_lock, self._lock:
+        with self._write_lock:
             self._closed = True
-            for connection in (*self._open, self._writer):
-                connection.close()
-            self._open.clear()
+            self._writer.close()
+            while self._idle:
+                self._idle.pop().close()
             self._engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for one or more reads, each a snapshot of its own."""
         self._check_open()
-        connection: Connection | None = getattr(self._local, "connection", None)
         with mapped_errors(self._path):
-            if connection is None:
-                connection = self._local.connection = self._engine.connect()
-                with self._lock:
-                    self._open.append(connection)
-            yield connection
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._engine.connect()
+            try:
+                yield connection
+            finally:
+                # Kept for whoever is next, whichever thread that is: threads come and go.
+                if self._closed or len(self._idle) >= _IDLE_CONNECTIONS:
+                    connection.close()
+                else:
+                    self._idle.append(connection)
 
     @contextmanager
     def write(self, *, durable: bool) -> Iterator[Connection]:

@@ -222,7 +222,10 @@ class Fetcher:
     def _ensure_started(self) -> None:
         if self._thread is not None:
             return
-        transport = self._make_transport()
+        try:
+            transport = self._make_transport()
+        except OSError as error:
+            raise StorageFailed("the transfer threads could not be started", reason=str(error.strerror)) from error
         writer, pool = Workers("forebay-write", 1), Workers("forebay-sync", _SYNC_THREADS)
         self._shop = Workshop(transport, writer, pool, self._partials, self._owner, self)
         transport.start()

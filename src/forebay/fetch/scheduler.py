@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 _LONGEST_SLEEP_S = 60.0
 # What is due but fetched by someone else, or failed to begin, is looked at again after this.
 _SHORTEST_SLEEP_S = 1.0
+# What clocks are slewed by is less.
+_CLOCK_SET_BACK_S = 60.0
 
 
 class Scheduler:
@@ -37,6 +40,8 @@ class Scheduler:
         self._frontier, self._submit, self._clock, self._room = frontier, submit, clock, room
         self._wake = threading.Condition()
         self._poked = False
+        # How far the wall clock is ahead of one that never jumps: less than before, it was set back.
+        self._ahead: float | None = None
         self._stopping = False
         self._running: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="forebay-scheduler", daemon=True)
@@ -72,6 +77,10 @@ class Scheduler:
     def _turn(self) -> float:
         """Begin what is due; how long to sleep then."""
         now = self._clock()
+        ahead = now - time.monotonic()
+        if self._ahead is None or ahead < self._ahead - _CLOCK_SET_BACK_S:
+            self._frontier.mend_due_times(now=now)
+        self._ahead = ahead
         free = self._room - len(self._running)
         if free <= 0:
             return _LONGEST_SLEEP_S  # the next end wakes us

@@ -8,6 +8,7 @@ hop is an exchange of its own, so that the gate and the credentials are looked a
 from __future__ import annotations
 
 import contextlib
+import errno
 import heapq
 import itertools
 import logging
@@ -97,7 +98,8 @@ class _Handed(socket.socket):
     """A socket for pycurl, which duplicates its descriptor when the callback returns and drops this one."""
 
     def __del__(self) -> None:
-        self.close()
+        with contextlib.suppress(AttributeError):  # it could not even be made
+            self.close()
 
 
 class Exchange:
@@ -207,7 +209,12 @@ class Exchange:
         if refusal is not None:
             self._refusals.append(refusal)
             return pycurl.SOCKET_BAD
-        return _Handed(family, kind, protocol)
+        try:
+            return _Handed(family, kind, protocol)
+        except OSError as error:  # no descriptor left
+            reason = f"{show_url(self._send.url)}: no socket could be made: {error.strerror}"
+            self._reason = self._reason or Failed("origin_unreachable", reason, 0)
+            return pycurl.SOCKET_BAD
 
     # --- for the sink ----------------------------------------------------------------------------------
 
@@ -307,12 +314,17 @@ class Transport:
         self._calls: deque[Callable[[], None]] = deque()
         self._timers: list[Timer] = []
         self._orders = itertools.count()
-        self._selector = selectors.DefaultSelector()
-        self._wake_receive, self._wake_send = socket.socketpair()
+        self._awake = threading.Event()
+        with contextlib.ExitStack() as made:  # out of descriptors half-way, what was made is closed
+            self._selector = made.enter_context(selectors.DefaultSelector())
+            self._wake_receive, self._wake_send = map(made.enter_context, socket.socketpair())
+            try:
+                self._multi = pycurl.CurlMulti()
+            except pycurl.error as error:
+                raise OSError(errno.EMFILE, str(error)) from error
+            made.pop_all()
         self._wake_receive.setblocking(False)
         self._wake_send.setblocking(False)
-        self._awake = threading.Event()
-        self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_multi_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_multi_timer)
         self._multi_timer: float | None = None
