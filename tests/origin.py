@@ -63,7 +63,7 @@ def http_date(moment: datetime | str) -> str:
     return format_datetime(moment.astimezone(UTC).replace(microsecond=0), usegmt=True)
 
 
-class Vanished(ConnectionError):  # noqa: N818 - an expected end, no error
+class Vanished(ConnectionError):
     """The client hung up, or the origin stops: ends a behaviour quietly."""
 
 

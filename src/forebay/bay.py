@@ -56,6 +56,7 @@ from forebay.models import (
     Response,
     check_tag,
     invalid_from,
+    without_secrets,
 )
 from forebay.settings import Settings
 
@@ -366,8 +367,8 @@ class Forebay:
     # --- versions --------------------------------------------------------------------------------------
 
     def requests(self) -> list[Request]:
-        """All that is registered, the oldest first."""
-        return self._catalog.list_requests()
+        """All that is registered, the oldest first; secrets in header fields are masked."""
+        return [without_secrets(request) for request in self._catalog.list_requests()]
 
     def latest(self, url: str) -> Response | None:
         """The newest ready version of *url*, or None."""
@@ -468,7 +469,7 @@ class Forebay:
             raise invalid_from(error, "cache_configuration") from error
         self._reschedule(request.id, configuration)
         self._house.retain(request.id)
-        return self._catalog.request(request.id, now=self._clock()).request
+        return without_secrets(self._catalog.request(request.id, now=self._clock()).request)
 
     def _reschedule(self, request_id: str, configuration: RequestCacheConfiguration) -> None:
         facts: Facts = self._catalog.request(request_id, now=self._clock()).facts
@@ -479,7 +480,7 @@ class Forebay:
         """The one Request of *url*, which may also be a Request's id. `UnknownRequest`; `InvalidValue` naming
         the ids when several have that URL."""
         if re.fullmatch(r"[0-9a-f]{32}", url):
-            return self._catalog.request(url, now=self._clock()).request
+            return without_secrets(self._catalog.request(url, now=self._clock()).request)
         found = self._catalog.requests_of_url(normalise_url(url))
         if not found:
             raise UnknownRequest(show_url(url))
@@ -491,7 +492,7 @@ class Forebay:
             raise InvalidValue(
                 "url", expected=f"a Request's id, for several have this URL ({ids})", got=show_url(url)
             )
-        return chosen[0]
+        return without_secrets(chosen[0])
 
     def _reread(self, response: Response) -> Response:
         found = self._catalog.response(response.id, now=self._clock())

@@ -17,7 +17,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from forebay.core import strategies
-from forebay.core.fields import check_field
+from forebay.core.fields import check_field, is_secret_field
 from forebay.core.strategies import Facts
 from forebay.core.urls import normalise_url, show_url
 from forebay.errors import InvalidValue, RequestError
@@ -221,6 +221,15 @@ class Request(_Shown):
     cache_configuration: RequestCacheConfiguration = Field(default_factory=RequestCacheConfiguration)
     first_request_datetime_utc: datetime
     latest_request_datetime_utc: datetime
+
+
+def without_secrets(request: Request) -> Request:
+    """*request* as it may be shown: the values of header fields that carry secrets are masked."""
+    fields = request.http_header_fields
+    if fields is None:
+        return request
+    masked = {name: "***" if is_secret_field(name) else value for name, value in fields.items()}
+    return request.model_copy(update={"http_header_fields": masked})
 
 
 class RequestSpec(_Shown):

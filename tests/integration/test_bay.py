@@ -1370,3 +1370,13 @@ def test_cancelled_while_queued(tmp_path: Path, origin: Origin) -> None:
 
     asyncio.run(main())
     assert origin.requests("/second") == []
+
+
+def test_a_registered_secret_is_sent_but_not_shown(bay: Forebay, origin: Origin) -> None:
+    """Invariant 9: what lists Requests masks the fields that carry secrets; the origin gets them."""
+    url = serve(bay, origin, "/secret", BODY)
+    fields = {"Authorization": "Bearer s3cret", "Accept-Language": "en"}
+    bay.fetch(RequestSpec(url=url, http_header_fields=fields))
+    assert origin.requests("/secret")[-1].fields["Authorization"] == "Bearer s3cret"
+    shown = [request.http_header_fields for request in bay.requests() if request.http_header_fields]
+    assert shown == [{"Authorization": "***", "Accept-Language": "en"}]

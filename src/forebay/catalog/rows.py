@@ -69,7 +69,8 @@ def spec_values(spec: RequestSpec) -> dict[str, Any]:
 
 
 def _dump(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    # In the order that was given: origins that sign their queries look at it.
+    return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _load(value: str | None) -> Any:

@@ -473,7 +473,7 @@ class Transfer:
         if error.code == "origin_refused" and self._refused is not None and self._refused.refusal is not None:
             refusal = self._refused.refusal
             url = self._state.url if self._state else self.job.ask.url
-            host = origin_of(url).partition("://")[2]
+            host = origin_of(url).partition("://")[2].rpartition(":")[0]
             return OriginRefused(host, address=refusal.address, reason=refusal.reason, remedy=refusal.remedy)
         return error
 
