@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from forebay.bay import Forebay, OnProgress, StorageUsage, open, outcome_of, response_or_raise, wishes
-from forebay.errand import Fetched
+from forebay.bay import Forebay, OnProgress, StorageUsage, open, outcome_of, response_or_raise
+from forebay.core.urls import show_url
+from forebay.errand import Fetched, Wish
+from forebay.errors import ForebayError
 from forebay.fetch.fetcher import Ticket
 from forebay.housekeeping import GcReport, VerifyReport
 from forebay.models import AnyStrategy, Request, RequestSpec, Response
+from forebay.wishes import wishes
 
 _PROGRESS_EVERY_S = 0.1
+# Fetches under way at once in one call; most of them wait for a slot, each in a coroutine.
+_WINDOW = 64
 
 
 class AsyncForebay:
@@ -56,14 +62,54 @@ class AsyncForebay:
         """See `Forebay.fetch`. *progress* is called in the event loop's thread; a cancelled fetch is suspended,
         to be resumed, unless someone else waits for it."""
         wish = wishes(sha256, expected_hash, refresh, tag, version, offline)(url)
+        return response_or_raise(await self._run(wish, progress))
+
+    async def fetch_many(
+        self,
+        urls: Iterable[str | RequestSpec],
+        *,
+        sha256: str | None = None,
+        expected_hash: str | None = None,
+        refresh: str | AnyStrategy | None = None,
+        tag: str | None = None,
+        version: str | None = None,
+        offline: bool = False,
+        progress: OnProgress | None = None,
+    ) -> AsyncGenerator[Fetched, None]:
+        """See `Forebay.fetch_many`."""
+        make = wishes(sha256, expected_hash, refresh, tag, version, offline)
+        waiting, left = set[asyncio.Task[Fetched]](), iter(urls)
+        try:
+            while True:
+                for url in islice(left, _WINDOW - len(waiting)):
+                    waiting.add(asyncio.create_task(self._run_safely(url, make, progress)))
+                if not waiting:
+                    return
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _run_safely(
+        self, url: str | RequestSpec, make: Callable[[str | RequestSpec], Wish], progress: OnProgress | None
+    ) -> Fetched:
+        try:
+            return await self._run(make(url), progress)
+        except ForebayError as error:
+            return Fetched(show_url(url if isinstance(url, str) else url.url), None, "failed", error, asked=url)
+
+    async def _run(self, wish: Wish, progress: OnProgress | None) -> Fetched:
         (registered,) = await asyncio.to_thread(self.bay.register, [wish])
         errand = self.bay.errand(wish)
         following = await asyncio.to_thread(errand.begin, registered)
         while not isinstance(following, Fetched):
-            ticket = await asyncio.to_thread(self.bay.submit, following)
+            ticket = self.bay.submit(following)  # takes a lock and posts; from here on it is ours to let go
             await self._settled(ticket, errand.url, progress)
             following = await asyncio.to_thread(errand.settled, outcome_of(ticket))
-        return response_or_raise(self.bay.note(following))
+        return self.bay.note(following)
 
     async def _settled(self, ticket: Ticket, url: str, progress: OnProgress | None) -> None:
         loop = asyncio.get_running_loop()

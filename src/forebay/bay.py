@@ -43,13 +43,11 @@ from forebay.fetch.fetcher import Fetcher, Settled, Ticket
 from forebay.fetch.gate import Gate
 from forebay.fetch.owner import Owner
 from forebay.fetch.scheduler import Scheduler
-from forebay.fetch.transfer import Job, Progress
+from forebay.fetch.transfer import Job, Progress, progress_of
 from forebay.fetch.transport import Transport, TransportSettings, system_ca_file
 from forebay.housekeeping import GcReport, Housekeeping, Touches, VerifyReport
 from forebay.models import (
-    HASH_NAMES,
     AnyStrategy,
-    ReCachingStrategy,
     Request,
     RequestCacheConfiguration,
     RequestSpec,
@@ -59,6 +57,7 @@ from forebay.models import (
     without_secrets,
 )
 from forebay.settings import Settings
+from forebay.wishes import strategy_of, wishes
 
 log = logging.getLogger("forebay")
 
@@ -66,7 +65,6 @@ OnProgress = Callable[[str, Progress], None]
 _PROGRESS_EVERY_S = 0.1
 # Errands under way at once in one call: enough to keep every connection busy, few enough for any memory.
 _WINDOW = 256
-_DIGEST_SIZES = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +113,7 @@ class Forebay:
             quota_bytes=settings.quota_bytes,
             sweep_grace_s=settings.sweep_grace_s,
             partial_keep_s=settings.partial_keep_s,
+            touches=self._touches,
             tell=log.warning,
         )
         self._fetcher = Fetcher(
@@ -134,7 +133,6 @@ class Forebay:
 
     def _make_transport(self) -> Transport:
         settings = self.settings
-        proxy = None if settings.proxy == "environment" else settings.proxy
         return Transport(
             self._gate,
             TransportSettings(
@@ -142,7 +140,7 @@ class Forebay:
                 connect_timeout_s=settings.connect_timeout_s,
                 stall_bytes_per_s=settings.stall_bytes_per_s,
                 stall_window_s=settings.stall_window_s,
-                proxy=proxy,
+                proxy=settings.proxy,
                 ca_file=system_ca_file(),
             ),
         )
@@ -398,6 +396,8 @@ class Forebay:
 
     def _find_usable(self, url: str, *, version: str | None) -> Response:
         response = self.find(url, version=version)
+        if response.status == "duplicate" and response.previous_version is not None:
+            return self.find(url, version=response.previous_version)  # the version that it equals, and that stays
         if response.status not in ("ready", "duplicate"):
             raise StateError(f"version {response.version} has no content: it is {response.status}")
         return response
@@ -458,7 +458,7 @@ class Forebay:
         request = self.request(url)
         values: dict[str, Any] = dict(request.cache_configuration)
         if refresh is not None:
-            values["recaching_strategy"] = _strategy(refresh)
+            values["recaching_strategy"] = strategy_of(refresh)
         if max_cached_unpinned_versions is not None:
             values["max_cached_unpinned_versions"] = max_cached_unpinned_versions
         if max_cached_pinned_versions is not None:
@@ -501,9 +501,9 @@ class Forebay:
     def _with_progress(self, response: Response) -> Response:
         """A version under way, with how far it is by its watermark."""
         if response.status == "in_progress":
-            mark = self._partials.mark(response.request_id)
-            if mark is not None:
-                response.download_stats.downloaded_bytes = mark.length
+            progress = progress_of(self._partials.mark(response.request_id))
+            response.download_stats.downloaded_bytes = progress.downloaded_bytes
+            response.download_stats.total_bytes_to_download = progress.total_bytes
         return response
 
     # --- the whole folder ------------------------------------------------------------------------------
@@ -561,63 +561,6 @@ def open(folder: str | Path | None = None, **settings: Any) -> Forebay:
         return Forebay(Settings(**settings))
     except ValidationError as error:
         raise invalid_from(error, "settings") from error
-
-
-def wishes(
-    sha256: str | None,
-    expected_hash: str | None,
-    refresh: str | AnyStrategy | None,
-    tag: str | None,
-    version: str | None,
-    offline: bool,
-) -> Callable[[str | RequestSpec], Wish]:
-    """A maker of wishes that differ in their URL only; what they share is checked here, once."""
-    expected = _expected(sha256, expected_hash)
-    strategy = None if refresh is None else _strategy(refresh)
-    if tag is not None:
-        check_tag(tag)
-    if tag is not None and version is not None:
-        raise InvalidValue("tag", expected="a tag or a version, not both", got=tag)
-
-    def make(url: str | RequestSpec) -> Wish:
-        spec = url if isinstance(url, RequestSpec) else _spec(url, strategy)
-        return Wish(spec, asked=url, refresh=strategy, expected=expected, tag=tag, version=version, offline=offline)
-
-    return make
-
-
-def _spec(url: str, strategy: AnyStrategy | None) -> RequestSpec:
-    try:
-        if strategy is None:
-            return RequestSpec(url=url)
-        return RequestSpec(url=url, cache_configuration=RequestCacheConfiguration(recaching_strategy=strategy))
-    except ValidationError as error:
-        raise invalid_from(error) from error
-
-
-def _strategy(refresh: str | AnyStrategy) -> AnyStrategy:
-    return ReCachingStrategy.parse(refresh) if isinstance(refresh, str) else refresh
-
-
-def _expected(sha256: str | None, expected_hash: str | None) -> tuple[str, str] | None:
-    if sha256 is None and expected_hash is None:
-        return None
-    if sha256 is not None and expected_hash is not None:
-        raise InvalidValue("expected_hash", expected="it or sha256, not both", got=expected_hash)
-    name, _, digest = ("sha256", "", sha256) if sha256 is not None else (expected_hash or "").partition(":")
-    field = "sha256" if sha256 is not None else "expected_hash"
-    name, digest = (
-        name.lower().replace("-", "") if name.lower() not in HASH_NAMES else name.lower(),
-        digest.strip().lower(),
-    )
-    if name not in HASH_NAMES:
-        raise InvalidValue(
-            field, expected="ALGORITHM:HEX with one of " + ", ".join(sorted(HASH_NAMES)), got=expected_hash
-        )
-    size = _DIGEST_SIZES.get(name)
-    if not re.fullmatch(r"[0-9a-f]+", digest) or (size is not None and len(digest) != size):
-        raise InvalidValue(field, expected=f"{size or 'some'} hex digits of {name}", got=digest)
-    return name, digest
 
 
 def outcome_of(ticket: Ticket) -> Settled | ForebayError:

@@ -132,12 +132,14 @@ class Errand:
     def _unchanged(self) -> Next:
         registered = self._catalog.find(self._signature, now=self._clock())
         latest = None if registered is None else self._latest(registered)
-        if latest is None:
+        if latest is None or self._is_rotten(latest):
             return self._again(shared=False)
         if not self._is_expected(latest):
             assert self.wish.expected is not None
             algorithm, expected = self.wish.expected
-            raise HashMismatch(self.url, algorithm=algorithm, expected=expected, got=_digest(latest, algorithm))
+            raise HashMismatch(
+                self.url, algorithm=algorithm, expected=expected, got=self._digest(latest, algorithm)
+            )
         return self._fetched(latest, "unchanged")
 
     def _after_elsewhere(self, response: Response | None) -> Next:
@@ -225,14 +227,13 @@ class Errand:
         return False
 
     def _is_expected(self, response: Response) -> bool:
-        if self.wish.expected is None:
-            return True
-        algorithm, expected = self.wish.expected
-        known = _digest(response, algorithm)
-        if known or response.content_attributes.sha256 is None:
-            return known == expected
-        # A digest that nobody asked for so far: read the bytes once.
-        return self._store.digest(response.content_attributes.sha256, algorithm) == expected
+        return self.wish.expected is None or self._digest(response, self.wish.expected[0]) == self.wish.expected[1]
+
+    def _digest(self, response: Response, algorithm: str) -> str:
+        """A digest of a version's content; one that nobody asked for so far costs reading the bytes once."""
+        sha256 = response.content_attributes.sha256
+        assert sha256 is not None
+        return sha256 if algorithm == "sha256" else self._store.digest(sha256, algorithm)
 
     def _without(self, error: ForebayError) -> Fetched:
         """The fetch failed: the last good version, if it will do."""
@@ -240,7 +241,7 @@ class Errand:
             raise error
         registered = self._catalog.find(self._signature, now=self._clock())
         latest = None if registered is None else self._latest(registered)
-        if latest is None or not self._is_expected(latest) or self._is_rotten(latest):
+        if latest is None or self._is_rotten(latest) or not self._is_expected(latest):
             raise error
         return self._fetched(latest, "stale", error)
 
@@ -286,8 +287,3 @@ def _ask(request: Request) -> Ask:
         fields.append(("Content-Type", kind))
     url = with_query(request.url, request.http_query_params)
     return Ask(request.http_method.upper(), url, tuple(fields), body)
-
-
-def _digest(response: Response, algorithm: str) -> str:
-    attributes = response.content_attributes
-    return (attributes.sha256 or "") if algorithm == "sha256" else ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from forebay.catalog.catalog import UNDO_SECONDS, Catalog
-from forebay.catalog.frontier import Finished, Frontier
+from forebay.catalog.frontier import Frontier
+from forebay.catalog.outcomes import Finished
 from forebay.content.files import FileContentStore
 from forebay.content.partial import Partials
 from forebay.core.retention import Eviction, Held, evictions, evictions_for_quota
@@ -60,6 +62,35 @@ class VerifyReport:
     rotten: list[Rot] = field(default_factory=list)
 
 
+class Touches:
+    """Times of use, gathered and written in batches: a hit writes nothing."""
+
+    _MANY = 4096
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._used: dict[str, float] = {}
+        self._requested: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def note(self, responses: Iterable[Response], *, now: float) -> None:
+        """These versions were asked for."""
+        with self._lock:
+            for response in responses:
+                self._used[response.id] = now
+                self._requested[response.request_id] = now
+        if len(self._used) >= self._MANY:
+            self.write()
+
+    def write(self) -> None:
+        """Write what has been gathered."""
+        with self._lock:
+            used, requested = self._used, self._requested
+            self._used, self._requested = {}, {}
+        if used or requested:
+            self._catalog.touch(used=used, requested=requested)
+
+
 class Housekeeping:
     """Keeps one folder within its bounds."""
 
@@ -75,8 +106,10 @@ class Housekeeping:
         quota_bytes: int | None,
         sweep_grace_s: float,
         partial_keep_s: float,
+        touches: Touches,
         tell: Callable[[str], None],
     ) -> None:
+        self._touches = touches
         self._catalog, self._frontier, self._store = catalog, frontier, store
         self._partials, self._owner, self._clock = partials, owner, clock
         self._quota_bytes, self._grace_s, self._partial_keep_s = quota_bytes, sweep_grace_s, partial_keep_s
@@ -138,6 +171,7 @@ class Housekeeping:
         quota = self._quota_bytes
         if quota is None or self._used_bytes() <= quota:
             return []
+        self._touches.write()  # what was used a moment ago is not the least useful
         if not dry_run:
             self._catalog.purge_deleted(before=self._clock(), now=self._clock())
             self._sweep_contents(before=_AT_ONCE, dry_run=False)
@@ -158,10 +192,8 @@ class Housekeeping:
                 break
             self._catalog.evict((item.id for item in chosen), now=now)
             self._sweep_contents(before=_AT_ONCE, dry_run=False)
-            left = self._used_bytes()
-            if left >= used:
-                break
-            used = left
+            # It may have freed nothing, where another version shares the content: then the next ones go.
+            used = self._used_bytes()
         return gone
 
     def _used_bytes(self) -> int:
@@ -173,11 +205,13 @@ class Housekeeping:
         """Drop everything whose time has come. With *dry_run*, only say what."""
         report, now = GcReport(), self._clock()
         urls = self._catalog.configurations()
+        going: set[str] = set()
         for request_id, versions in self._catalog.held().items():
             gone = self._too_many(request_id, versions)
             url = show_url(urls[request_id][0])
             report.items += [GcItem("version", g.version, url, g.size_bytes, g.reason) for g in gone]
             report.evicted_bytes += sum(g.size_bytes for g in gone)
+            going.update(g.id for g in gone)
             if not dry_run:
                 self._catalog.evict((item.id for item in gone), now=now)
         for response in self._catalog.deleted_before(now - UNDO_SECONDS):
@@ -187,7 +221,8 @@ class Housekeeping:
             report.evicted_bytes += size
         if not dry_run:
             self._catalog.purge_deleted(before=now - UNDO_SECONDS, now=now)
-        for url, item in self.enforce_quota(dry_run=dry_run):
+        listed = frozenset(going)
+        for url, item in self.enforce_quota(dry_run=dry_run, keep=listed):
             report.items.append(GcItem("version", item.version, show_url(url), item.size_bytes, item.reason))
         for found in (
             *self._sweep_contents(before=now - self._grace_s, dry_run=dry_run),
@@ -261,29 +296,3 @@ class Housekeeping:
             if progress is not None:
                 progress(report.checked_bytes, total)
         return report
-
-
-class Touches:
-    """Times of use, gathered and written in batches: a hit writes nothing."""
-
-    _MANY = 4096
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-        self._used: dict[str, float] = {}
-        self._requested: dict[str, float] = {}
-
-    def note(self, responses: Iterable[Response], *, now: float) -> None:
-        """These versions were asked for."""
-        for response in responses:
-            self._used[response.id] = now
-            self._requested[response.request_id] = now
-        if len(self._used) >= self._MANY:
-            self.write()
-
-    def write(self) -> None:
-        """Write what has been gathered."""
-        if self._used or self._requested:
-            used, requested = self._used, self._requested
-            self._used, self._requested = {}, {}
-            self._catalog.touch(used=used, requested=requested)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from forebay.core import strategies
 from forebay.core.fields import check_field, is_secret_field
 from forebay.core.strategies import Facts
-from forebay.core.urls import normalise_url, show_url
+from forebay.core.urls import is_secret_parameter, normalise_url, show_url
 from forebay.errors import InvalidValue, RequestError
 
 Status = Literal["wait", "in_progress", "ready", "duplicate", "failed"]
@@ -224,12 +224,18 @@ class Request(_Shown):
 
 
 def without_secrets(request: Request) -> Request:
-    """*request* as it may be shown: the values of header fields that carry secrets are masked."""
-    fields = request.http_header_fields
-    if fields is None:
-        return request
-    masked = {name: "***" if is_secret_field(name) else value for name, value in fields.items()}
-    return request.model_copy(update={"http_header_fields": masked})
+    """*request* as it may be shown: header fields and parameters that carry secrets are masked, a body is
+    left out. Its URL stays what it is found by."""
+    fields, params = request.http_header_fields or {}, request.http_query_params or {}
+    masked_fields = {name: "***" if is_secret_field(name) else value for name, value in fields.items()}
+    masked_params = {name: "***" if is_secret_parameter(name) else value for name, value in params.items()}
+    return request.model_copy(
+        update={
+            "http_header_fields": masked_fields or None,
+            "http_query_params": masked_params or None,
+            "http_request_body": None if request.http_request_body is None else "***",
+        }
+    )
 
 
 class RequestSpec(_Shown):

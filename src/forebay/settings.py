@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     )
     proxy: str = Field(
         default="",
+        repr=False,  # it may hold a password
         description="A proxy's URL, or 'environment' for HTTP_PROXY and friends. The proxy is then the gate: "
         "Forebay cannot check the addresses that it dials.",
     )

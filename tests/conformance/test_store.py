@@ -57,10 +57,10 @@ class FilesRig:
 
     def put(self, *datas: bytes) -> list[str]:
         """Commit; the digests."""
-        files = [(self.source(data), digest(data)) for data in datas]
+        files = [(self.source(data), digest(data), False) for data in datas]
         with self.store.committing():
             self.store.adopt(files)
-        return [sha256 for _, sha256 in files]
+        return [sha256 for _, sha256, _ in files]
 
     def damage(self, sha256: str, data: bytes | None) -> None:
         """Make the stored bytes of *sha256* those of *data*, behind the store's back; None: gone."""
@@ -113,7 +113,7 @@ def test_what_was_committed_is_read_back(rig: FilesRig, data: bytes) -> None:
     """Byte for byte, by whoever opens the same store; the source is gone."""
     source = rig.source(data)
     with rig.store.committing():
-        rig.store.adopt([(source, digest(data))])
+        rig.store.adopt([(source, digest(data), False)])
     assert read(rig.store, data) == data
     assert read(rig.another(), data) == data
     assert rig.store.verify(digest(data), size_bytes=len(data)) is None
@@ -149,7 +149,7 @@ def test_a_source_that_is_gone_is_an_error_of_the_storage(rig: FilesRig, tmp_pat
     for data in (ONE, TWO, b"three"):
         sha256 = digest(b"missing" + data)
         with rig.store.committing():
-            (error,) = rig.store.adopt([(tmp_path / "nothing", sha256)])
+            (error,) = rig.store.adopt([(tmp_path / "nothing", sha256, False)])
         assert isinstance(error, StorageError)
         with pytest.raises(ContentRotten):
             rig.store.open(sha256, size_bytes=0)
@@ -164,7 +164,7 @@ def test_two_commits_may_run_at_once(rig: FilesRig) -> None:
         try:
             with rig.another().committing():
                 both.wait()
-                rig.store.adopt([(sources[data], digest(data))])
+                rig.store.adopt([(sources[data], digest(data), False)])
                 both.wait()
         except BaseException as error:
             errors.append(error)
@@ -263,7 +263,7 @@ def test_what_is_stored_is_listed_with_the_time_of_its_storing(rig: FilesRig) ->
     os.utime(source, (1.0, 1.0))
     before = time.time()
     with rig.store.committing():
-        rig.store.adopt([(source, digest(ONE))])
+        rig.store.adopt([(source, digest(ONE), False)])
     ((sha256, stored_at, size),) = rig.store.stored()
     assert (sha256, size) == (digest(ONE), len(ONE))
     assert stored_at >= before - 1  # a file system's clock is coarser than ours
@@ -342,7 +342,7 @@ def test_an_error_inside_lets_the_lock_go(rig: FilesRig) -> None:
 def test_files_are_synced_by_name_before_adopt_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each folder that got a new name is synced after its last rename."""
     rig = FilesRig(tmp_path)
-    files = [(rig.source(bytes([n])), digest(bytes([n]))) for n in range(60)]
+    files = [(rig.source(bytes([n])), digest(bytes([n])), False) for n in range(60)]
     order: list[tuple[str, Path]] = []
     rename, mkdir, fsync = os.rename, os.mkdir, os.fsync
 
@@ -367,7 +367,7 @@ def test_files_are_synced_by_name_before_adopt_returns(tmp_path: Path, monkeypat
 
     named = {folder for what, folder in order if what == "named in"}
     assert rig.store.folder in named
-    assert {rig.store.path(sha256).parent for _, sha256 in files} <= named
+    assert {rig.store.path(sha256).parent for _, sha256, _ in files} <= named
     for folder in named:
         last = max(n for n, item in enumerate(order) if item == ("named in", folder))
         assert ("synced", folder) in order[last:]
@@ -417,3 +417,14 @@ def test_content_that_cannot_be_read_is_reported_by_verify(tmp_path: Path) -> No
     found = rig.store.verify(digest(ONE), size_bytes=size_bytes)
     assert found is not None
     assert found.startswith("cannot be read: ")
+
+
+def test_a_path_that_should_stay_stays(tmp_path: Path) -> None:
+    """A download whose commit never comes can be resumed from it; where the content is already, it is replaced."""
+    rig = FilesRig(tmp_path)
+    first, second = rig.source(ONE), rig.source(ONE)
+    for source, stays in ((first, True), (second, False)):
+        with rig.store.committing():
+            assert rig.store.adopt([(source, digest(ONE), True)]) == [None]
+        assert source.exists() == stays
+        assert rig.store.verify(digest(ONE), size_bytes=len(ONE)) is None

@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
-from origin import CutEvery, Origin, Redirect, Resource, Seen, Status, blob
+from origin import CutEvery, Exchange, Origin, Redirect, Resource, Seen, Sequence, Status, blob
 
-pytestmark = pytest.mark.faults
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(
+        not Path("/proc/self/fd").is_dir(), reason="needs Linux: counts descriptors in /proc/self/fd"
+    ),
+]
 
 MIB = 1 << 20
 
@@ -79,6 +84,40 @@ def test_three_hundred_fetches_leave_nothing_open(
     assert done.pop("socket", 0) <= warm.pop("socket", 0) + 8
     assert done == warm
     assert said["closed"]["after"] == said["closed"]["before"]
+
+
+TWICE = """
+with forebay.open(ask["folder"], max_downloads_per_host=4, max_attempts=1, backoff_base_s=0.01) as bay:
+    def fetch(urls):
+        return [fetched.how for fetched in bay.fetch_many(urls)]
+    fetch(ask["warm_up"]), fetch(ask["warm_up"])
+    say(event="warm", **count())
+    say(event="failed", hows=fetch(ask["urls"]))
+    say(event="done", hows=fetch(ask["urls"]), **count())
+"""
+
+
+def test_downloads_that_start_over_leave_nothing_open(
+    origin: Origin, spawn: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Partial files of downloads that failed, and whose content has changed since, are let go of."""
+
+    def cut(exchange: Exchange) -> None:
+        exchange.answer(Resource(blob(100_000)).answer(exchange.seen), stop=50_000)
+        exchange.close()
+
+    def serve(names: range) -> list[str]:
+        for number in names:
+            origin.serve(f"/{number}", Sequence(cut, Status(503), Resource(b"new", etag='"new"')))
+        return [origin.url(f"/{number}") for number in names]
+
+    child = spawn(COUNT + TWICE, folder=tmp_path / "bay", warm_up=serve(range(4)), urls=serve(range(4, 54)))
+    said = by_event(child.result())
+    assert said["failed"]["hows"] == ["failed"] * 50
+    assert said["done"]["hows"] == ["fetched"] * 50
+    warm, done = said["warm"]["descriptors"], said["done"]["descriptors"]
+    assert done.pop("socket", 0) <= warm.pop("socket", 0) + 4
+    assert done == warm
 
 
 MANY_THREADS = """

@@ -200,7 +200,7 @@ def test_a_folder_that_is_opened_on_a_full_disk(origin: Origin, on_a_small_disk:
 # A process for each step: imports once, forks, and in the child call number *at* of those that change a file
 # or sync one fails once. SQLite's commits fail before they are made. Then the same Forebay tries again.
 REFUSING = """
-import errno, hashlib, itertools, os, sqlite3, threading, traceback
+import errno, hashlib, itertools, os, sqlite3, threading, time, traceback
 import forebay.bay, forebay.catalog.migrate, forebay.fetch.landing
 forebay.fetch.landing._SYNC_BYTES = 1 << 20
 
@@ -227,6 +227,8 @@ def refuse(at, number, only):
         original = getattr(os, call)
         def refusing(*args, **options):
             if (call != "open" or args[1] & os.O_CREAT) and step(name_of(call, args)):
+                if call == "pwrite":
+                    time.sleep(0.05)  # a disk that refuses takes its time: what follows is queued by then
                 raise OSError(number, os.strerror(number))
             return original(*args, **options)
         setattr(os, call, refusing)
@@ -314,6 +316,12 @@ def outcomes_of_refusals(child: Any, body: bytes) -> list[dict[str, Any]]:
     return list(outcomes)
 
 
+IN_PROC = pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="needs Linux: names what was refused by /proc/self/fd"
+)
+
+
+@IN_PROC
 @pytest.mark.parametrize("size", [5000, 2 * MIB + 7], ids=["in one piece", "in blocks"])
 def test_a_refused_sync_never_makes_a_version_ready(
     size: int, origin: Origin, spawn: Callable[..., Any], tmp_path: Path
@@ -335,6 +343,7 @@ def test_a_refused_sync_never_makes_a_version_ready(
             assert one["ready"] == 0, f"ready in spite of a failed {name}"
 
 
+@IN_PROC
 @pytest.mark.parametrize("errno", ["EIO", "ENOSPC"])
 def test_a_refusal_at_any_io_step_has_a_named_outcome(
     errno: str, origin: Origin, spawn: Callable[..., Any], tmp_path: Path

@@ -72,15 +72,20 @@ class Served:
         if not (folder / "catalog.sqlite").exists():
             return {}
         paths = {row[0]: _path_of(row[1]) for row in rows(folder, "requests", "id, url")}
-        parts = {path.stat().st_ino: path for path in (folder / "partial").glob("*.part")}
+        # By key, too: the inode that a stale mark names may be another download's by now.
+        parts = {
+            (path.name.split(".")[0], path.stat().st_ino): path for path in (folder / "partial").glob("*.part")
+        }
         found = {}
         for mark_path in sorted((folder / "partial").glob("*.mark"), key=lambda path: int(path.name.split(".")[1])):
-            mark = read_mark(mark_path)
-            if mark is None or mark.length == 0 or mark.inode not in parts:
+            key, mark = mark_path.name.split(".")[0], read_mark(mark_path)
+            if mark is None or mark.length == 0 or (key, mark.inode) not in parts:
                 continue
-            path, etag = paths[mark_path.name.split(".")[0]], json.loads(mark.meta)["from"]["etag"]
-            landed = parts[mark.inode].read_bytes()[: mark.length]
-            assert landed == self.bodies[path][etag][: mark.length], f"the mark of {path} is not true"
+            path, etag = paths[key], json.loads(mark.meta)["from"]["etag"]
+            landed = parts[key, mark.inode].read_bytes()[: mark.length]
+            assert landed == self.bodies[path][etag][: mark.length], (
+                f"{mark_path.name} of {path} is not true: {mark}"
+            )
             assert mark.synced <= mark.length
             found[path] = Standing(mark.length, mark.synced, etag)
         return found
@@ -406,7 +411,9 @@ def step_by_step(at):
             time.sleep(60)  # another thread may take the signal
 
     def wrap(name):
-        call = getattr(os, name)
+        call = getattr(os, name, None)
+        if call is None:
+            return  # macOS has no fdatasync
         def stepped(*args, **options):
             if name != "open" or args[1] & os.O_CREAT:
                 step(f"{name} {args[0]}")

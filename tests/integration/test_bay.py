@@ -1380,3 +1380,17 @@ def test_a_registered_secret_is_sent_but_not_shown(bay: Forebay, origin: Origin)
     assert origin.requests("/secret")[-1].fields["Authorization"] == "Bearer s3cret"
     shown = [request.http_header_fields for request in bay.requests() if request.http_header_fields]
     assert shown == [{"Authorization": "***", "Accept-Language": "en"}]
+
+
+def test_many_urls_from_an_event_loop(tmp_path: Path, origin: Origin) -> None:
+    """As they finish, failures as values, and a loop that stops early lets go of the rest."""
+    for n in range(5):
+        origin.serve(f"/{n}", Resource(str(n).encode()))
+    wanted = [origin.url(f"/{n}") for n in range(5)] + [origin.url("/missing"), "ftp://nowhere.example/"]
+
+    async def run() -> dict[str, str]:
+        async with forebay.aopen(tmp_path / "bay", max_downloads_per_host=3) as bay:
+            return {str(one.asked): one.how async for one in bay.fetch_many(wanted)}
+
+    got = asyncio.run(run())
+    assert [got[url] for url in wanted] == ["fetched"] * 5 + ["failed"] * 2

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    BindParameter,
     ColumnElement,
     Connection,
     Row,
@@ -34,7 +33,7 @@ from forebay.catalog.rows import (
     seconds,
     spec_values,
 )
-from forebay.catalog.schema import contents, requests, responses, tags
+from forebay.catalog.schema import IDS, LATEST_READY, contents, requests, responses, tags
 from forebay.core.retention import Held
 from forebay.core.reuse import StoredVersion, Validators
 from forebay.core.strategies import Facts
@@ -82,15 +81,8 @@ class Usage:
 
 _live = responses.c.deleted_at.is_(None)
 
-_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
-_BY_SIGNATURES = select(requests).where(requests.c.signature.in_(_IDS))
-_BY_IDS = select(requests).where(requests.c.id.in_(_IDS))
-# Ascending: of several, the last one read is the newest.
-_LATEST_READY = (
-    select(responses)
-    .where(responses.c.request_id.in_(_IDS), responses.c.status == "ready", _live)
-    .order_by(responses.c.version)
-)
+_BY_SIGNATURES = select(requests).where(requests.c.signature.in_(IDS))
+_BY_IDS = select(requests).where(requests.c.id.in_(IDS))
 
 
 def _neighbour(version: Any, *, before: bool) -> Any:
@@ -120,7 +112,7 @@ _RESPONSES = select(
     .scalar_subquery()
     .label("tag_names"),
 ).join(requests, requests.c.id == responses.c.request_id)
-_RESPONSES_BY_ID = _RESPONSES.where(responses.c.id.in_(_IDS))
+_RESPONSES_BY_ID = _RESPONSES.where(responses.c.id.in_(IDS))
 # With RETURNING, many rows travel in one statement, and those that were there before are not returned.
 _INSERT_REQUESTS = insert(requests).on_conflict_do_nothing(index_elements=["signature"]).returning(requests.c.id)
 
@@ -473,7 +465,7 @@ def _find(
 def _latest(db: Connection, request_ids: Sequence[str]) -> dict[str, Row[Any]]:
     if not request_ids:
         return {}
-    return {row.request_id: row for row in db.execute(_LATEST_READY, {"ids": list(request_ids)})}
+    return {row.request_id: row for row in db.execute(LATEST_READY, {"ids": list(request_ids)})}
 
 
 def _registered(row: Row[Any], latest: Row[Any] | None, *, now: float, created: bool) -> Registered:

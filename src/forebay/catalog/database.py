@@ -40,6 +40,7 @@ class Database:
             f"sqlite:///{path}",
             poolclass=NullPool,
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
+            hide_parameters=True,  # registered credentials are among them
             isolation_level="AUTOCOMMIT",  # transactions are begun here, by their names
         )
         event.listen(self._engine, "connect", _set_up_connection)

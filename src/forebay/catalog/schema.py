@@ -6,8 +6,11 @@ seconds they still round-trip exactly. JSON is text in canonical form, read back
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
     Float,
@@ -19,6 +22,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    bindparam,
+    select,
     text,
 )
 
@@ -170,3 +175,12 @@ slots = Table(
     Column("waiting_since", BigInteger),
 )
 Index("ix_slots_owner", slots.c.owner)
+
+# What several modules ask, with the ids to ask for under ``ids``.
+IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+# Ascending: of several of one Request, the last one read is the newest.
+LATEST_READY = (
+    select(responses)
+    .where(responses.c.request_id.in_(IDS), responses.c.status == "ready", responses.c.deleted_at.is_(None))
+    .order_by(responses.c.version)
+)

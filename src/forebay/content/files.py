@@ -8,11 +8,12 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from forebay.content.durable import storage_errors, sync_folder
-from forebay.errors import ContentRotten, StorageError
+from forebay.errors import ContentRotten, StorageError, StorageFailed
 
 _DIGEST_LENGTH = 64
 
@@ -35,10 +36,7 @@ class FileContentStore:
 
     def open(self, sha256: str, *, size_bytes: int) -> BinaryIO:
         """The content as a seekable binary file; `ContentRotten` when it is gone or has another size."""
-        try:
-            file = self.path(sha256).open("rb")
-        except FileNotFoundError as error:
-            raise ContentRotten(sha256, found="the file is gone") from error
+        file = self._open(sha256)
         size = os.fstat(file.fileno()).st_size
         if size != size_bytes:
             file.close()
@@ -47,12 +45,15 @@ class FileContentStore:
 
     def digest(self, sha256: str, algorithm: str) -> str:
         """Another digest of stored content, in hex: reads it once. `ContentRotten` when it is gone."""
-        try:
-            file = self.path(sha256).open("rb")
-        except FileNotFoundError as error:
-            raise ContentRotten(sha256, found="the file is gone") from error
-        with file:
+        with self._open(sha256) as file, storage_errors(f"content {sha256}", self.folder):
             return hashlib.file_digest(file, algorithm).hexdigest()
+
+    def _open(self, sha256: str) -> BufferedReader:
+        with storage_errors(f"content {sha256}", self.folder):
+            try:
+                return self.path(sha256).open("rb")
+            except FileNotFoundError as error:
+                raise ContentRotten(sha256, found="the file is gone") from error
 
     @contextmanager
     def committing(self) -> Iterator[None]:
@@ -77,14 +78,15 @@ class FileContentStore:
         finally:
             os.close(descriptor)
 
-    def adopt(self, files: Sequence[tuple[Path, str]]) -> list[StorageError | None]:
-        """Take synced files in under their digests. Renamed over what is there: fresh bytes of the same
-        content mend whatever rot there was, and open readers keep the old file."""
+    def adopt(self, files: Sequence[tuple[Path, str, bool]]) -> list[StorageError | None]:
+        """Take synced files in under their digests: linked where the path should stay and nothing is there,
+        else renamed. What is there is replaced: fresh bytes of the same content mend whatever rot there was,
+        and open readers keep the old file."""
         errors: list[StorageError | None] = []
-        for source, sha256 in files:
+        for source, sha256, stays in files:
             try:
                 with storage_errors("the content store", self.folder):
-                    source.rename(self.path(sha256))
+                    _name(source, self.path(sha256), stays=stays)
             except StorageError as error:
                 errors.append(error)
             else:
@@ -104,8 +106,8 @@ class FileContentStore:
             digest = self.digest(sha256, "sha256")
         except ContentRotten as error:
             return error.found
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
+        except StorageFailed as error:
+            return f"cannot be read: {error.reason}"
         return None if digest == sha256 else f"its bytes hash to {digest}"
 
     def stored(self) -> Iterator[tuple[str, float, int]]:
@@ -120,3 +122,12 @@ class FileContentStore:
     def delete(self, sha256: str) -> None:
         """Remove content; its open readers go on."""
         self.path(sha256).unlink(missing_ok=True)
+
+
+def _name(source: Path, target: Path, *, stays: bool) -> None:
+    if stays:
+        # Until the commit both names are one file. That is safe: a whole prefix is never appended to.
+        with contextlib.suppress(OSError):  # it is there already, or this file system has no links
+            target.hardlink_to(source)
+            return
+    source.rename(target)

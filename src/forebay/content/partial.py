@@ -190,13 +190,12 @@ class PartialFile:
             self._mark_path.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
 
-    def forget_mark(self) -> None:
-        """The bytes have moved into the store: remove the mark."""
-        marked = self.marked
-        self.close()
-        if marked:
-            with contextlib.suppress(OSError):  # else it is the sweep's
-                self._mark_path.unlink(missing_ok=True)
+    def leave(self) -> None:
+        """The bytes are committed under their digest: remove what is left here. Without a mark that is nothing."""
+        if self.marked:
+            self.discard()
+        else:
+            self.close()
 
 
 class Partials:

@@ -22,9 +22,10 @@ class ContentStore(Protocol):
         """Held from `adopt` until the catalog row is committed: no sweep runs meanwhile."""
         ...
 
-    def adopt(self, files: Sequence[tuple[Path, str]]) -> list[StorageError | None]:
-        """Take synced *files* in under their digests, replacing what is there. On return the names of those
-        without an error survive a crash of the machine; the others count as lost."""
+    def adopt(self, files: Sequence[tuple[Path, str, bool]]) -> list[StorageError | None]:
+        """Take synced files (path, digest, whether the path should stay) in under their digests, replacing
+        what is there. On return the names of those without an error survive a crash of the machine; the
+        others count as lost. A path that stays lets a download resume if its commit never comes."""
         ...
 
     def verify(self, sha256: str, *, size_bytes: int) -> str | None:

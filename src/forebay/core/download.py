@@ -270,6 +270,11 @@ def _on_redirect(state: Download, head: Head) -> Step:
     method = state.method
     if (head.status == 303 and method != "HEAD") or (head.status in (301, 302) and method == "POST"):
         method = "GET"
+    elsewhere = origin_of(target) != origin_of(state.ask.url)
+    if elsewhere and state.ask.body is not None and method in ("POST", "PUT"):
+        # A body may be a credential (a login form), and nobody said that a stranger may have it.
+        detail = f"a redirect would take the request's body to {show_url(target)}, another origin"
+        return _give_up(state, OriginError("origin_redirects", detail))
     return _send(
         replace(
             state,
@@ -278,7 +283,7 @@ def _on_redirect(state: Download, head: Head) -> Step:
             method=method,
             redirects=state.redirects + 1,
             # Once dropped, credentials stay dropped: a chain may lead back through a stranger's hands.
-            cross_origin=state.cross_origin or origin_of(target) != origin_of(state.ask.url),
+            cross_origin=state.cross_origin or elsewhere,
         )
     )
 

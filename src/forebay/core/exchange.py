@@ -21,8 +21,8 @@ class Ask:
 
     method: str
     url: str
-    fields: tuple[tuple[str, str], ...] = ()
-    body: bytes | None = None
+    fields: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # they may hold secrets
+    body: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,8 @@ class Send:
 
     method: str
     url: str
-    fields: tuple[tuple[str, str], ...]
-    body: bytes | None = None
+    fields: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

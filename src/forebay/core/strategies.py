@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+CLOCK_SLACK_S = 60.0
+
 # (cron line, after) -> the first tick strictly later than *after*. The cron library is not core's.
 CronTick = Callable[[str, float], float]
 
@@ -37,8 +39,9 @@ def _begun(facts: Facts) -> float | None:
 
 
 def _after(checked_at: float, seconds: float, now: float) -> float:
-    # A check in the future means that the clock was set back: due now, which also sets it right.
-    return now if checked_at > now else checked_at + seconds
+    # A check in the future means that the clock was set back: due now, which also sets it right. A little in
+    # the future it only means that another process wrote it after we had looked at the clock.
+    return now if checked_at > now + CLOCK_SLACK_S else checked_at + seconds
 
 
 def never(facts: Facts) -> float | None:

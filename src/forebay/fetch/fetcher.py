@@ -20,21 +20,21 @@ from functools import partial
 from typing import Literal, assert_never
 
 from forebay.catalog.catalog import Catalog
-from forebay.catalog.frontier import (
+from forebay.catalog.frontier import Frontier
+from forebay.catalog.outcomes import (
     Broke,
     Brought,
     Busy,
     Confirmed,
     Content,
     Finished,
-    Frontier,
     Lease,
     Moved,
     Outcome,
     Stats,
 )
-from forebay.content.files import FileContentStore
 from forebay.content.partial import Partials
+from forebay.content.store import ContentStore
 from forebay.core.filenames import choose_filename
 from forebay.errors import ForebayError, LeaseLost, StateError, StorageError, StorageFailed
 from forebay.fetch.landing import Workers, failing
@@ -50,6 +50,7 @@ from forebay.fetch.transfer import (
     Transfer,
     Whole,
     Workshop,
+    progress_of,
 )
 from forebay.fetch.transport import Transport
 from forebay.models import Response
@@ -117,7 +118,7 @@ class Fetcher:
         *,
         catalog: Catalog,
         frontier: Frontier,
-        store: FileContentStore,
+        store: ContentStore,
         partials: Partials,
         owner: Owner,
         make_transport: Callable[[], Transport],
@@ -149,6 +150,7 @@ class Fetcher:
         self._slots = Slots(frontier, owner, max_downloads=max_downloads, max_per_host=max_per_host)
         self._started: list[Lease] = []
         self._started_at = 0.0
+        self._must_reap = False
         self._ended_at = 0.0
         self._beat_at = 0.0
 
@@ -171,8 +173,8 @@ class Fetcher:
                 else:
                     ticket.holders += 1
                 out.append(ticket)
-        if fresh:
-            self._post(partial(self._take_in, fresh))
+            if fresh:  # within the lock: the inbox has the order in which it was decided
+                self._post(partial(self._take_in, fresh))
         return out
 
     def let_go(self, ticket: Ticket) -> None:
@@ -183,25 +185,22 @@ class Fetcher:
             if ticket.holders > 0:
                 return
             self._remove(ticket)
-        self._post(partial(self._cancel, ticket))
+            self._post(partial(self._cancel, ticket))
 
     def close(self) -> None:
         """Suspend what runs, so that it can be resumed, and stop the threads."""
         with self._lock:
             self._closing = True
-            tickets, thread = list(self._tickets.values()), self._thread
+            thread = self._thread
+            for ticket in self._tickets.values():
+                self._post(partial(self._cancel, ticket))
+            self._post(lambda: None)
         if thread is None:
             return
-        for ticket in tickets:
-            self._post(partial(self._cancel, ticket))
-        self._post(lambda: None)
         thread.join()
 
     def _elsewhere(self, request_id: str) -> Progress:
-        mark = self._partials.mark(request_id)
-        if mark is None:
-            return Progress(state="queued")
-        return Progress(state="downloading", downloaded_bytes=mark.length)
+        return progress_of(self._partials.mark(request_id))
 
     # --- the desk: transfers report here, from any thread -----------------------------------------------
 
@@ -248,7 +247,10 @@ class Fetcher:
                 calls = list(self._inbox)
                 self._inbox.clear()
             for call in calls:
-                call()
+                try:
+                    call()
+                except Exception as error:  # a bug of ours: the calls behind it must be made all the same
+                    self._fail_all(_internal(error))
             try:
                 self._turn()
             except StorageError as error:
@@ -262,7 +264,7 @@ class Fetcher:
         self._shop.pool.close()
 
     def _is_idle(self) -> bool:
-        return not (self._tickets or self._inbox or self._new or self._transfers or self._ended)
+        return not (self._tickets or self._inbox or self._new or self._ticket_of or self._ended)
 
     def _patience(self) -> float | None:
         """How long to wait for the next event."""
@@ -284,6 +286,9 @@ class Fetcher:
 
     def _turn(self) -> None:
         """Start what can start, and write what has gathered in one transaction."""
+        if self._must_reap:  # what the catalog still has as ours, of before it was out of reach
+            self._frontier.reap(self._owner.id)
+            self._must_reap = False
         self._look_at_blocked()
         self._start_ready()
         started_long_ago = bool(self._started) and time.monotonic() >= self._started_at + _START_TOLD_S
@@ -321,6 +326,7 @@ class Fetcher:
                     self._slots.move(wall=self._clock(), hurry=bool(ended))
         except Exception as error:
             mapped = error if isinstance(error, ForebayError) else _internal(error)
+            _close_files(ended)
             for transfer in (*begun, *(transfer for transfer, _ in ended)):
                 self._forget(transfer)
                 self._over(transfer, mapped)
@@ -330,8 +336,10 @@ class Fetcher:
         for transfer, end in ended:
             if isinstance(end, Suspended):
                 self._over(transfer, StateError("the download was cancelled"))
+            elif isinstance(end, Whole) and transfer.job.request_id in errors:
+                end.landed.partial.close()  # not taken in: it may be resumed
             elif isinstance(end, Whole):
-                end.landed.partial.forget_mark()
+                end.landed.partial.leave()
         self._announce(finished, {transfer.lease: transfer for transfer, _ in ended}, errors)
 
     def _announce(
@@ -351,7 +359,10 @@ class Fetcher:
                 case other:  # pragma: no cover - Finished has no other status
                     raise AssertionError(other)
         if finished:
-            self._after_finish(finished)
+            try:
+                self._after_finish(finished)
+            except Exception:  # what was fetched is committed; only the tidying failed
+                log.exception("tidying up after a fetch failed")
 
     @contextlib.contextmanager
     def _committing(self, ended: list[tuple[Transfer, End]]) -> Iterator[list[tuple[Outcome, ForebayError | None]]]:
@@ -372,7 +383,9 @@ class Fetcher:
 
     def _adopt(self, whole: list[tuple[Transfer, Whole]]) -> dict[str, StorageError]:
         """Name the bytes in the store; whose could not be, by request id."""
-        files = [(end.landed.partial.path, end.landed.digests["sha256"]) for _, end in whole]
+        files = [
+            (end.landed.partial.path, end.landed.digests["sha256"], end.landed.partial.marked) for _, end in whole
+        ]
         errors = self._store.adopt(files)
         return {
             transfer.job.request_id: error
@@ -414,16 +427,17 @@ class Fetcher:
 
     def _begin(self, tickets: list[Ticket]) -> list[Transfer]:
         assert self._shop is not None
+        out: list[Transfer] = []
+        leaving = {transfer.lease.request_id for transfer in self._ticket_of}
+        # Until the one that was let go has left, and written its last byte.
+        self._parked += [ticket for ticket in tickets if ticket.job.request_id in leaving]
+        tickets = [ticket for ticket in tickets if ticket.job.request_id not in leaving]
         if not tickets:
             return []
-        out: list[Transfer] = []
         seen = {ticket.job.request_id: ticket.job.fence for ticket in tickets}
         answers = self._frontier.begin(list(seen), owner=self._owner.id, now=self._clock(), seen=seen)
         for ticket, answer in zip(tickets, answers, strict=True):
             if isinstance(answer, Busy) and answer.owner == self._owner.id:
-                if any(transfer.lease.request_id == answer.request_id for transfer in self._ticket_of):
-                    self._parked.append(ticket)  # until the one that was let go has left
-                    continue
                 # Ours, of a job whose commit failed: nothing runs for it.
                 self._frontier.release(_lease(answer))
                 (answer,) = self._frontier.begin([answer.request_id], owner=self._owner.id, now=self._clock())
@@ -474,8 +488,7 @@ class Fetcher:
         mine = self._frontier.beat(self._owner.id)
         for transfer in list(self._transfers.values()):
             if (transfer.lease.request_id, transfer.lease.fence) not in mine and not self._is_ending(transfer):
-                self._forget(transfer)
-                self._over(transfer, LeaseLost(transfer.job.request_id))
+                self._forget(transfer)  # settled when its last byte is written
                 assert self._shop is not None
                 self._shop.transport.call(transfer.cancel)
 
@@ -522,6 +535,7 @@ class Fetcher:
         if self._transfers.get(transfer.job.request_id) is not transfer:
             if isinstance(end, Whole):  # its lease was lost: these bytes are nobody's
                 end.landed.partial.discard()
+            self._over(transfer, LeaseLost(transfer.job.request_id))
             return
         self._forget(transfer)
         if not self._ended:
@@ -585,17 +599,28 @@ class Fetcher:
         for transfer in list(self._transfers.values()):
             self._forget(transfer)
             self._shop.transport.call(transfer.cancel)
+        tickets = [*self._tickets.values(), *self._ticket_of.values()]
+        _close_files(self._ended)
+        for transfer, _ in self._ended:
+            self._ticket_of.pop(transfer, None)
         self._blocked.clear()
         self._slots.clear()
-        self._started.clear()
-        self._ended.clear()
-        self._parked.clear()
-        for ticket in [*self._tickets.values(), *self._ticket_of.values()]:
+        for gathered in (self._started, self._ended, self._parked, self._new):
+            gathered.clear()
+        # What runs is settled now; its place in `_ticket_of` it keeps until its last byte is written.
+        for ticket in tickets:
             self._settle(ticket, error)
-        self._ticket_of.clear()
+        self._must_reap = True
 
 
 _NO_STATS = Stats(started_at=0.0)
+
+
+def _close_files(ended: Sequence[tuple[Transfer, End]]) -> None:
+    """Leave what landed whole, but could not be committed, to be resumed."""
+    for _, end in ended:
+        if isinstance(end, Whole):
+            end.landed.partial.close()
 
 
 def _internal(error: Exception) -> StorageFailed:

@@ -13,7 +13,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from forebay.content.partial import PartialFile, Partials
@@ -97,6 +98,9 @@ class Landing:
         self._hashers = self._new_hashers()
         self._partial: PartialFile | None = None
         self._meta = b"{}"
+        # The first error of a write. Nothing may be written after it: the blocks that were queued behind the
+        # one that failed would land in its place.
+        self._broken: StorageError | None = None
         self._syncing: threading.Event | None = None
         self._sync_error: StorageError | None = None
         self._synced_length = 0
@@ -118,26 +122,45 @@ class Landing:
         if found is None:
             return None
         partial, meta = found
+        try:
+            partial.read_through(self._hash)
+        except StorageError as error:
+            log.warning("a partial file could not be read, so its download starts over: %s", error)
+            partial.discard()
+            self._hashers = self._new_hashers()
+            return None
         self._meta = sign(meta)
         partial.keep_mark(self._meta)
-        partial.read_through(self._hash)
         self._partial, self._synced_length = partial, partial.synced
         return partial.length, partial.generation, meta
 
     def begin(self, generation: int, meta: bytes) -> None:
         """Drop what is there and begin a generation."""
+        if self._broken is not None:
+            return
         self.drop()
         self._hashers = self._new_hashers()
-        self._partial = self._partials.create(self._key, fence=self._fence, generation=generation)
-        self._meta = meta
-        self._partial.keep_mark(meta)
+        with self._breaking():
+            self._partial = self._partials.create(self._key, fence=self._fence, generation=generation)
+            self._meta = meta
+            self._partial.keep_mark(meta)
         self._synced_length, self._synced_at = 0, time.monotonic()
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as error:
+            self._broken = error
+            raise
 
     def write(self, data: memoryview) -> None:
         """Append *data*; now and then have it synced."""
-        if self._partial is None:
-            return  # it could not be begun: that error is on its way, and these blocks were already queued
-        self._partial.append(data)
+        if self._broken is not None:
+            return  # that error is on its way to the transfer; this block was queued before it came
+        assert self._partial is not None
+        with self._breaking():
+            self._partial.append(data)
         self._hash(data)
         now = time.monotonic()
         due = self._partial.length - self._synced_length >= _SYNC_BYTES or now - self._synced_at >= _SYNC_SECONDS
@@ -158,19 +181,24 @@ class Landing:
             done.set()
 
     def digests(self) -> dict[str, str]:
-        """The digests of what has landed, in hex."""
+        """The digests of what has landed, in hex. Raises what broke the landing."""
+        if self._broken is not None:
+            raise self._broken
         return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
 
-    def landed(self) -> Landed:
-        """Sync what has landed; the caller commits it. Runs in the pool."""
+    def landed(self, meta: bytes) -> Landed:
+        """Sync what has landed, with the *meta* of a whole; the caller commits it. Runs in the pool."""
+        digests = self.digests()
         assert self._partial is not None
         self._await_sync()
         self._raise_sync_error()
+        self._partial.keep_mark(meta)
         self._partial.seal()
-        return Landed(self._partial, self._partial.length, self.digests())
+        return Landed(self._partial, self._partial.length, digests)
 
     def whole(self, data: memoryview, generation: int) -> Landed:
         """Land a body that is one piece: written, hashed, synced, without a mark. Runs in the pool."""
+        self.drop()
         self._hashers = self._new_hashers()
         partial = self._partial = self._partials.create(self._key, fence=self._fence, generation=generation)
         if data:

@@ -6,11 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
-import time
 from pathlib import Path
-
-# An owner gets its name within microseconds.
-_NAMELESS_S = 60.0
 
 
 class Owner:
@@ -23,12 +19,19 @@ class Owner:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.id = f"{os.getpid()}-{secrets.token_hex(8)}"
-        # Locked before it has its name: nobody ever sees it unlocked while we live.
-        early = folder / f"{self.id}.new"
-        self._descriptor = os.open(early, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        early.rename(self._path(self.id))
+        # Locked before it has its name: nobody ever sees it unlocked while we live. Whoever found it between
+        # its making and its locking has taken it for dead: then once more.
+        while True:
+            self.id = f"{os.getpid()}-{secrets.token_hex(8)}"
+            early = folder / f"{self.id}.new"
+            self._descriptor = os.open(early, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            try:
+                early.rename(self._path(self.id))
+            except FileNotFoundError:
+                os.close(self._descriptor)
+            else:
+                return
 
     def _path(self, owner: str) -> Path:
         return self._folder / f"{owner}.lock"
@@ -37,25 +40,14 @@ class Owner:
         """Whether that owner still holds its lock."""
         if owner == self.id:
             return True
-        try:
-            descriptor = os.open(self._path(owner), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return _is_locked(self._path(owner))
 
     def dead(self) -> list[str]:
         """Owners whose lock file is still there though they are gone."""
         names = [path.stem for path in self._folder.glob("*.lock")]
         for early in self._folder.glob("*.new"):  # killed before it had its name
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - early.stat().st_mtime > _NAMELESS_S:
-                    early.unlink()
+            if not _is_locked(early):
+                early.unlink(missing_ok=True)
         return [name for name in names if not self.is_alive(name)]
 
     def bury(self, owner: str) -> None:
@@ -69,3 +61,17 @@ class Owner:
                 self._path(self.id).unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

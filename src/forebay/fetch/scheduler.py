@@ -44,6 +44,7 @@ class Scheduler:
         self._ahead: float | None = None
         self._stopping = False
         self._running: set[str] = set()
+        self._resting: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="forebay-scheduler", daemon=True)
 
     def start(self) -> None:
@@ -67,7 +68,7 @@ class Scheduler:
         while not self._stopping:
             try:
                 sleep = self._turn()
-            except ForebayError as error:
+            except Exception as error:  # whatever it is, the next turn may work
                 log.warning("the scheduler could not look at the catalog: %s", error)
                 sleep = _LONGEST_SLEEP_S
             with self._wake:
@@ -84,18 +85,30 @@ class Scheduler:
         free = self._room - len(self._running)
         if free <= 0:
             return _LONGEST_SLEEP_S  # the next end wakes us
-        due = self._frontier.due(now=now, limit=self._room)
-        fresh = [request_id for request_id in due if request_id not in self._running][:free]
+        with self._wake:
+            self._resting = {key: until for key, until in self._resting.items() if until > time.monotonic()}
+            busy = self._running | self._resting.keys()
+        due = self._frontier.due(now=now, limit=self._room + len(busy))
+        fresh = [request_id for request_id in due if request_id not in busy][:free]
         if fresh:
-            self._running.update(fresh)
             for request_id, ticket in zip(fresh, self._submit(fresh), strict=True):
-                ticket.when_settled(partial(self._settled, request_id))
+                with self._wake:
+                    self._running.add(request_id)
+                ticket.when_settled(partial(self._settled, request_id, ticket))
             return 0.0
         next_at = self._frontier.next_due_at()
         if next_at is None:
             return _LONGEST_SLEEP_S
         return min(max(next_at - now, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
 
-    def _settled(self, request_id: str) -> None:
-        self._running.discard(request_id)
+    def _settled(self, request_id: str, ticket: Ticket) -> None:
+        rest = 0.0
+        try:
+            ticket.wait()
+        except ForebayError:
+            rest = _LONGEST_SLEEP_S  # no outcome was written, so it is still due: not at once again
+        with self._wake:
+            if rest:
+                self._resting[request_id] = time.monotonic() + rest
+            self._running.discard(request_id)
         self.poke()

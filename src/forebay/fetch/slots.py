@@ -98,7 +98,7 @@ class Slots:
 
     def patience(self) -> float | None:
         """Seconds until `is_due` may change by itself."""
-        if any(host.queue and host.used >= host.held for host in self._hosts.values()):
+        if any(self._wants(host) > 0 for host in self._hosts.values()):
             return LOOK_AGAIN_S
         if any(host.idle_at is not None for host in self._hosts.values()):
             return LINGER_S
@@ -108,10 +108,16 @@ class Slots:
         """Whether the catalog should be asked, or told that slots are free again."""
         now = time.monotonic()
         return any(
-            (host.queue and self._running < self._max_downloads and host.look_at <= now)
+            (self._wants(host) > 0 and host.look_at <= now)
+            or (host.queue and host.held > host.used and self._overstays(name, host))
             or (host.idle_at is not None and host.idle_at <= now)
-            for host in self._hosts.values()
+            for name, host in self._hosts.items()
         )
+
+    def _wants(self, host: _Host) -> int:
+        """How many more slots *host* could use now: waiting for our own transfers is no want."""
+        room = self._max_downloads - self._running
+        return min(len(host.queue), self._max_per_host - host.used, room) - (host.held - host.used)
 
     def move(self, *, wall: float, hurry: bool) -> None:
         """Take slots for hosts that need more, give back those of hosts that need none (with *hurry*, at

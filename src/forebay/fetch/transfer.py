@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol, assert_never
 
-from forebay.catalog.frontier import Lease, Stats
-from forebay.content.partial import Partials
+from forebay.catalog.outcomes import Lease, Stats
+from forebay.content.partial import Mark, Partials
 from forebay.core import download as machine
 from forebay.core.download import Phase
 from forebay.core.exchange import (
@@ -200,6 +200,9 @@ class Transfer:
         alive = writer not in (None, self.shop.owner.id) and self.shop.owner.is_alive(str(writer))
         return _representation(meta) is not None and not alive
 
+    def _meta_of(self, representation: Representation) -> bytes:
+        return self._signed(json.dumps({"from": asdict(representation)}).encode())
+
     def _signed(self, meta: bytes) -> bytes:
         return json.dumps(_meta(meta) | {"owner": self.shop.owner.id}).encode()
 
@@ -218,6 +221,8 @@ class Transfer:
             self._break_down(StorageFailed("internal error", reason=repr(error)))
 
     def _start(self) -> None:
+        if self._over or self._storage_error is not None:
+            return  # it ended while it waited
         self.progress.state = "downloading"
         if self._cancelled:
             self._suspend()
@@ -256,6 +261,8 @@ class Transfer:
             self._exchange.abort(Failed("origin_cut", "cancelled", 0))
         elif self._state is not None and self._state.phase is Phase.WAITING:
             self._suspend()
+        elif self._state is None and self._landing is None:
+            self._end(Suspended())  # it was never launched; else `start` is on its way and sees the cancel
 
     def _on_deadline(self) -> None:
         if self._exchange is not None:
@@ -312,7 +319,7 @@ class Transfer:
                 self.progress.downloaded_bytes, self.progress.total_bytes = offset, representation.total
                 self.progress.resumed_bytes = self._state.resumed_bytes
                 if offset == 0:
-                    self._generation, self._fresh = generation, representation
+                    self._generation, self._fresh, self._piece = generation, representation, None
                 return Take.WRITE
             case _:
                 self._pending = actions
@@ -341,7 +348,7 @@ class Transfer:
         landing = self._landing
         assert landing is not None
         if self._fresh is not None:
-            meta, self._fresh = self._signed(json.dumps({"from": asdict(self._fresh)}).encode()), None
+            meta, self._fresh = self._meta_of(self._fresh), None
             self._writing(partial(landing.begin, self._generation, meta))
 
         def write() -> None:
@@ -397,7 +404,8 @@ class Transfer:
         self._last = commit
         landing = self._landing
         assert landing is not None
-        self.shop.desk.slot_freed(self)
+        if self.job.expected is None:
+            self.shop.desk.slot_freed(self)  # else when the digest is right: a wrong one may be asked for anew
         if self._fresh is None:
             self._writing(partial(self._check, landing, commit))
             return
@@ -409,6 +417,8 @@ class Transfer:
         landed = landing.whole(memoryview(block)[:size], self._generation)
         self.shop.transport.recycle(block)
         mismatch = self._mismatch(landed.digests)
+        if landed.size_bytes != commit.length:
+            raise StorageFailed("internal error", reason=f"{landed.size_bytes} bytes landed of {commit.length}")
         if mismatch is None:
             self._end(Whole(landed, commit.representation, self._stats()))
         else:
@@ -422,7 +432,8 @@ class Transfer:
             return
 
         def land() -> None:
-            self._end(Whole(landing.landed(), commit.representation, self._stats()))
+            landed = landing.landed(self._meta_of(commit.representation))
+            self._end(Whole(landed, commit.representation, self._stats()))
 
         self.shop.pool.put(failing(land, self._on_storage_error))
 
@@ -511,6 +522,15 @@ def _meta(meta: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def progress_of(mark: Mark | None) -> Progress:
+    """How far a download is that another process runs, by its watermark."""
+    if mark is None:
+        return Progress(state="queued")
+    known = _representation(mark.meta)
+    total = None if known is None else known.total
+    return Progress(state="downloading", downloaded_bytes=mark.length, total_bytes=total)
 
 
 def _representation(meta: bytes) -> Representation | None:

@@ -29,7 +29,7 @@ import pycurl
 
 from forebay.core.exchange import Failed, Head, Send
 from forebay.core.fields import Fields
-from forebay.core.urls import show_url
+from forebay.core.urls import origin_of, show_url
 from forebay.fetch.gate import Gate, Refusal
 
 log = logging.getLogger(__name__)
@@ -71,13 +71,13 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TransportSettings:
-    """How exchanges are made. *proxy*: ``""`` none, ``None`` as the environment says, else its URL."""
+    """How exchanges are made. *proxy*: ``""`` none, ``"environment"`` as that says, else its URL."""
 
     user_agent: str
     connect_timeout_s: float = 30.0
     stall_bytes_per_s: int = 64
     stall_window_s: float = 60.0
-    proxy: str | None = ""
+    proxy: str = ""
     ca_file: str | None = None
 
 
@@ -114,6 +114,7 @@ class Exchange:
         "_head",
         "_head_bytes",
         "_head_done",
+        "_proxy",
         "_reason",
         "_refusals",
         "_send",
@@ -126,8 +127,9 @@ class Exchange:
         "_window_bytes",
     )  # fmt: skip
 
-    def __init__(self, transport: Transport, send: Send, sink: Sink, curl: pycurl.Curl) -> None:
+    def __init__(self, transport: Transport, send: Send, sink: Sink, curl: pycurl.Curl, *, proxy: str) -> None:
         self._transport, self._send, self._sink, self._curl = transport, send, sink, curl
+        self._proxy = proxy
         self._head: list[tuple[str, str]] = []
         self._head_bytes = 0
         self._head_done = False
@@ -205,7 +207,7 @@ class Exchange:
 
     def _on_socket(self, _purpose: int, address: Any) -> Any:
         family, kind, protocol, destination = address
-        refusal = self._transport.gate_for(self._send.url).check(_text(destination[0]))
+        refusal = self._transport.gate_for(self._proxy).check(_text(destination[0]))
         if refusal is not None:
             self._refusals.append(refusal)
             return pycurl.SOCKET_BAD
@@ -382,15 +384,15 @@ class Transport:
         heapq.heappush(self._timers, timer)
         return timer
 
-    def gate_for(self, _url: str) -> Gate:
+    def gate_for(self, proxy: str) -> Gate:
         """The gate that is asked before a connection. With a proxy that the operator named, the proxy is the
         gate: the addresses that are dialled are its own."""
-        return self._gate if self._settings.proxy == "" else self._proxy_gate
+        return self._proxy_gate if proxy else self._gate
 
     def open(self, send: Send, sink: Sink) -> Exchange:
         """Begin an exchange."""
         curl = self._idle.pop() if self._idle else pycurl.Curl()
-        exchange = Exchange(self, send, sink, curl)
+        exchange = Exchange(self, send, sink, curl, proxy=proxy_for(send.url, self._settings.proxy))
         self._set_up(curl, send, exchange)
         self._exchanges[curl] = exchange
         self._multi.add_handle(curl)
@@ -412,8 +414,9 @@ class Transport:
         curl.setopt(pycurl.WRITEFUNCTION, exchange._on_body, use_memoryview=True)
         curl.setopt(pycurl.OPENSOCKETFUNCTION, exchange._on_socket)
         curl.setopt(pycurl.BUFFERSIZE, 512 * 1024)
-        if settings.proxy is not None:
-            curl.setopt(pycurl.PROXY, settings.proxy)
+        # Always said, so that libcurl asks no environment: which gate is asked hangs on it.
+        curl.setopt(pycurl.PROXY, exchange._proxy)
+        curl.setopt(pycurl.NOPROXY, "")
         if settings.ca_file is not None:
             curl.setopt(pycurl.CAINFO, settings.ca_file)
         fields = [f"{name}: {value}" if value else f"{name};" for name, value in send.fields]
@@ -571,6 +574,24 @@ def _shun_surplus(curl: pycurl.Curl) -> None:
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
         if connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
             connection.shutdown(socket.SHUT_RDWR)
+
+
+def proxy_for(url: str, setting: str) -> str:
+    """The proxy that *url* goes through by the *setting*; ``""``: none. The environment is read as the standard
+    library does: ``https_proxy``, ``no_proxy`` and friends."""
+    if setting != "environment":
+        return setting
+    from urllib.request import (  # type: ignore[attr-defined]
+        getproxies_environment,
+        proxy_bypass_environment,
+    )
+
+    origin = origin_of(url)
+    scheme, _, host = origin.partition("://")
+    found = getproxies_environment()
+    if proxy_bypass_environment(host.rpartition(":")[0], found):
+        return ""
+    return found.get(scheme) or found.get("all") or ""
 
 
 def system_ca_file() -> str | None:

@@ -555,7 +555,7 @@ def test_what_has_moved_into_the_store_leaves_no_mark(partials: Partials, tmp_pa
     """Nobody would resume it."""
     partial = begun(partials, b"abc")
     partial.path.rename(tmp_path / "committed")
-    partial.forget_mark()
+    partial.leave()
     assert list(partials.folder.iterdir()) == []
     assert partials.mark(KEY) is None
 

@@ -1,0 +1,80 @@
+"""From the arguments of a fetch to what is wanted of each URL; everything is checked here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from forebay.errand import Wish
+from forebay.errors import InvalidValue
+from forebay.models import (
+    HASH_NAMES,
+    AnyStrategy,
+    ReCachingStrategy,
+    RequestCacheConfiguration,
+    RequestSpec,
+    check_tag,
+    invalid_from,
+)
+
+_DIGEST_SIZES = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
+
+
+def wishes(
+    sha256: str | None,
+    expected_hash: str | None,
+    refresh: str | AnyStrategy | None,
+    tag: str | None,
+    version: str | None,
+    offline: bool,
+) -> Callable[[str | RequestSpec], Wish]:
+    """A maker of wishes that differ in their URL only; what they share is checked here, once."""
+    expected = _expected(sha256, expected_hash)
+    strategy = None if refresh is None else strategy_of(refresh)
+    if tag is not None:
+        check_tag(tag)
+    if tag is not None and version is not None:
+        raise InvalidValue("tag", expected="a tag or a version, not both", got=tag)
+
+    def make(url: str | RequestSpec) -> Wish:
+        spec = url if isinstance(url, RequestSpec) else _spec(url, strategy)
+        return Wish(spec, asked=url, refresh=strategy, expected=expected, tag=tag, version=version, offline=offline)
+
+    return make
+
+
+def _spec(url: str, strategy: AnyStrategy | None) -> RequestSpec:
+    try:
+        if strategy is None:
+            return RequestSpec(url=url)
+        return RequestSpec(url=url, cache_configuration=RequestCacheConfiguration(recaching_strategy=strategy))
+    except ValidationError as error:
+        raise invalid_from(error) from error
+
+
+def strategy_of(refresh: str | AnyStrategy) -> AnyStrategy:
+    """The strategy that *refresh* is or names."""
+    return ReCachingStrategy.parse(refresh) if isinstance(refresh, str) else refresh
+
+
+def _expected(sha256: str | None, expected_hash: str | None) -> tuple[str, str] | None:
+    if sha256 is None and expected_hash is None:
+        return None
+    if sha256 is not None and expected_hash is not None:
+        raise InvalidValue("expected_hash", expected="it or sha256, not both", got=expected_hash)
+    name, _, digest = ("sha256", "", sha256) if sha256 is not None else (expected_hash or "").partition(":")
+    field = "sha256" if sha256 is not None else "expected_hash"
+    name, digest = (
+        name.lower().replace("-", "") if name.lower() not in HASH_NAMES else name.lower(),
+        digest.strip().lower(),
+    )
+    if name not in HASH_NAMES:
+        raise InvalidValue(
+            field, expected="ALGORITHM:HEX with one of " + ", ".join(sorted(HASH_NAMES)), got=expected_hash
+        )
+    size = _DIGEST_SIZES.get(name)
+    if not re.fullmatch(r"[0-9a-f]+", digest) or (size is not None and len(digest) != size):
+        raise InvalidValue(field, expected=f"{size or 'some'} hex digits of {name}", got=digest)
+    return name, digest
