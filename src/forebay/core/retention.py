@@ -57,7 +57,7 @@ def evictions(versions: Sequence[Held], *, max_unpinned: int, max_pinned: int, n
                 if unpinned > max_unpinned:
                     reason = f"more than {max_unpinned} unpinned versions"
         elif held.status == "duplicate":
-            if held.made_at + DUPLICATE_LIFETIME_S <= now and not held.pinned_at(now):
+            if held.made_at + DUPLICATE_LIFETIME_S <= now:
                 reason = f"a duplicate, older than {DUPLICATE_LIFETIME_S:.0f} s"
         elif held.status == "failed":
             failed += 1

@@ -41,7 +41,7 @@ def _begun(facts: Facts) -> float | None:
 def _after(checked_at: float, seconds: float, now: float) -> float:
     # A check in the future means that the clock was set back: due now, which also sets it right. A little in
     # the future it only means that another process wrote it after we had looked at the clock.
-    return now if checked_at > now + CLOCK_SLACK_S else checked_at + seconds
+    return now if checked_at > now + CLOCK_SLACK_S else min(checked_at, now) + seconds
 
 
 def never(facts: Facts) -> float | None:
