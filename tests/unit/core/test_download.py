@@ -1358,3 +1358,15 @@ def test_a_mismatch_of_what_came_whole_after_a_resume_failed_ends_the_download()
     run.tell(Eof(TOTAL))
     run.tell(MISMATCH)
     assert run.abandoned.error is MISMATCH.error
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_body_is_not_taken_to_another_origin(status: int) -> None:
+    """It may be a credential; within the origin it is sent again (RFC 9110 section 15.4.8)."""
+    ask = Ask("POST", URL, body=b"user=me&password=s3cret")
+    run = Run(ask)
+    run.head(status, ("Location", "/other"))
+    assert run.sent.body == ask.body
+    run.head(status, ("Location", "https://elsewhere.example/"))
+    assert run.abandoned.error.code == "origin_redirects"
+    assert "s3cret" not in str(run.abandoned.error)
