@@ -17,6 +17,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from forebay.core import strategies
+from forebay.core.digests import HASH_NAMES
 from forebay.core.fields import check_field, is_secret_field
 from forebay.core.strategies import Facts
 from forebay.core.urls import is_secret_parameter, normalise_url, show_url
@@ -27,8 +28,6 @@ HttpMethod = Literal["get", "post", "put"]
 Source = Literal["http", "upload"]
 
 TAG_PATTERN = re.compile(r"[A-Za-z0-9_-]{2,64}")
-# shake_* have no digest of their own length, so they cannot name one.
-HASH_NAMES = frozenset(name for name in hashlib.algorithms_guaranteed if not name.startswith("shake_"))
 
 
 def check_tag(tag: str) -> str:
@@ -300,7 +299,7 @@ FIELDS_OF_OURS = frozenset(
 
 
 def check_hash_name(name: str) -> str:
-    """*name* in lower case, or `InvalidValue`: any guaranteed hashlib name with a length of its own."""
+    """*name* in lower case, or `InvalidValue`: any guaranteed hashlib name."""
     if name.lower() not in HASH_NAMES:
         raise InvalidValue("validation_hash_type", expected="one of " + ", ".join(sorted(HASH_NAMES)), got=name)
     return name.lower()

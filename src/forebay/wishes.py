@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
+from forebay.core.digests import HASH_NAMES, hex_length
 from forebay.errand import Wish
 from forebay.errors import InvalidValue
 from forebay.models import (
-    HASH_NAMES,
     AnyStrategy,
     ReCachingStrategy,
     RequestCacheConfiguration,
@@ -18,8 +18,6 @@ from forebay.models import (
     check_tag,
     invalid_from,
 )
-
-_DIGEST_SIZES = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
 
 
 def wishes(
@@ -74,7 +72,7 @@ def _expected(sha256: str | None, expected_hash: str | None) -> tuple[str, str] 
         raise InvalidValue(
             field, expected="ALGORITHM:HEX with one of " + ", ".join(sorted(HASH_NAMES)), got=expected_hash
         )
-    size = _DIGEST_SIZES.get(name)
-    if not re.fullmatch(r"[0-9a-f]+", digest) or (size is not None and len(digest) != size):
-        raise InvalidValue(field, expected=f"{size or 'some'} hex digits of {name}", got=digest)
+    size = hex_length(name)
+    if not re.fullmatch(r"[0-9a-f]+", digest) or len(digest) != size:
+        raise InvalidValue(field, expected=f"{size} hex digits of {name}", got=digest)
     return name, digest

@@ -1240,3 +1240,14 @@ def test_ipv6_origin(bay: Forebay) -> None:
     with closing(origin):
         origin.serve("/f", Resource(SMALL))
         check_ready(bay, bay.fetch(origin.url("/f")), SMALL)
+
+
+@pytest.mark.parametrize("name", ["sha3_256", "blake2b", "md5", "shake_128"])
+def test_a_request_s_own_hash(bay: Forebay, origin: Origin, name: str) -> None:
+    """Any guaranteed hashlib name; SHA-256 is kept beside it, as the address."""
+    origin.serve("/f", Resource(SMALL))
+    response = bay.fetch(RequestSpec(url=origin.url("/f"), validation_hash_type=name))
+    hasher = hashlib.new(name, SMALL, usedforsecurity=False)
+    expected = hasher.hexdigest(32) if name == "shake_128" else hasher.hexdigest()  # type: ignore[call-arg]
+    assert response.content_hash_hex == expected
+    assert response.content_attributes.sha256 == hashlib.sha256(SMALL).hexdigest()

@@ -110,10 +110,10 @@ def get(  # as long as its options: Typer reads them from the parameters
                      help="With --public-only: fetch from this network all the same. May be repeated."),
     ] = None,
     public_only: Annotated[
-        bool,
-        typer.Option("--public-only", rich_help_panel=_NETWORK,
-                     help="Refuse loopback and private networks, also behind a redirect."),
-    ] = False,
+        bool | None,
+        typer.Option("--public-only/--allow-private", show_default=False, rich_help_panel=_NETWORK,
+                     help="Refuse loopback and private networks, also behind a redirect; allowed without it."),
+    ] = None,
     proxy: Annotated[
         str | None,
         typer.Option("--proxy", metavar="URL|environment", show_default=False, rich_help_panel=_NETWORK,
@@ -150,7 +150,7 @@ def get(  # as long as its options: Typer reads them from the parameters
         "max_downloads_per_host": per_host,
         "quota_bytes": None if quota is None else parse_size(quota, option="--quota"),
         "allow_networks": allow_network or None,
-        "allow_private": False if public_only else None,
+        "allow_private": None if public_only is None else not public_only,
         "proxy": proxy,
     }
     with open_bay(data, **settings) as bay:

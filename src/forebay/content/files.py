@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from forebay.content.durable import storage_errors, sync_folder
+from forebay.core import digests
 from forebay.errors import ContentRotten, StorageError, StorageFailed
 
 _DIGEST_LENGTH = 64
@@ -46,7 +47,7 @@ class FileContentStore:
     def digest(self, sha256: str, algorithm: str) -> str:
         """Another digest of stored content, in hex: reads it once. `ContentRotten` when it is gone."""
         with self._open(sha256) as file, storage_errors(f"content {sha256}", self.folder):
-            return hashlib.file_digest(file, algorithm).hexdigest()
+            return digests.hex_digest(hashlib.file_digest(file, lambda: digests.new(algorithm)))
 
     def _open(self, sha256: str) -> BufferedReader:
         with storage_errors(f"content {sha256}", self.folder):

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from forebay.content.partial import PartialFile, Partials
+from forebay.core import digests
 from forebay.errors import StorageError, StorageFailed
 from forebay.fetch.transport import BLOCK_BYTES
 
@@ -107,7 +108,7 @@ class Landing:
         self._synced_at = 0.0
 
     def _new_hashers(self) -> dict[str, hashlib._Hash]:
-        return {name: hashlib.new(name, usedforsecurity=False) for name in self._algorithms}
+        return {name: digests.new(name) for name in self._algorithms}
 
     def _hash(self, data: memoryview) -> None:
         for hasher in self._hashers.values():
@@ -184,17 +185,17 @@ class Landing:
         """The digests of what has landed, in hex. Raises what broke the landing."""
         if self._broken is not None:
             raise self._broken
-        return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
+        return {name: digests.hex_digest(hasher) for name, hasher in self._hashers.items()}
 
     def landed(self, meta: bytes) -> Landed:
         """Sync what has landed, with the *meta* of a whole; the caller commits it. Runs in the pool."""
-        digests = self.digests()
+        in_hex = self.digests()
         assert self._partial is not None
         self._await_sync()
         self._raise_sync_error()
         self._partial.keep_mark(meta)
         self._partial.seal()
-        return Landed(self._partial, self._partial.length, digests)
+        return Landed(self._partial, self._partial.length, in_hex)
 
     def whole(self, data: memoryview, generation: int) -> Landed:
         """Land a body that is one piece: written, hashed, synced, without a mark. Runs in the pool."""
