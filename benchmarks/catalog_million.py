@@ -20,14 +20,14 @@ from forebay.models import RequestSpec
 
 
 def fill(path: Path, count: int, now: float) -> None:
-    """*count* Requests, spread over 1,000 hosts, due over the next six hours; written behind the API's back."""
+    """*count* Requests, spread over 1,000 hosts, due in one to six hours; written behind the API's back."""
     database = sqlite3.connect(path)
     configuration = RequestSpec(url="http://x/").cache_configuration.model_dump_json()
 
     def rows() -> object:
         for number in range(count):
             url = f"http://host{number % 1000}.example/file/{number}"
-            due = int((now + 60 + random.random() * 21600) * 1e6)
+            due = int((now + 3600 + random.random() * 18000) * 1e6)
             at = int(now * 1e6)
             spec = RequestSpec(url=url)
             yield (
@@ -94,8 +94,6 @@ def main() -> None:
 def _idle(folder: str, seconds: float) -> None:
     """CPU of a process whose scheduler has nothing due."""
     with forebay.open(folder) as bay:
-        with sqlite3.connect(bay.folder / "catalog.sqlite") as database:
-            database.execute("UPDATE requests SET next_due_at = next_due_at + 3600000000")
         scheduler = bay.scheduler()
         scheduler.start()
         time.sleep(1)
