@@ -655,7 +655,7 @@ def test_versions_are_compact_utc_dates_with_microseconds(catalog: Catalog, fron
     bring(frontier, request_id, b"x", now=at.timestamp())
     (response,) = versions(catalog, request_id)
     assert response.version == "20261121T082745123456Z"
-    expected = f"/request/{request_id}/response/v/20261121T082745123456Z/content"
+    expected = f"request/{request_id}/response/v/20261121T082745123456Z/content"
     assert response.content_download_path == expected
     assert response.request_datetime_utc == at
 

@@ -133,7 +133,7 @@ def test_a_response_goes_to_json_and_back() -> None:
         url=URL,
         version="20261121T120000000000Z",
         status="wait",
-        content_download_path="/request/b/response/v/20261121T120000000000Z/content",
+        content_download_path="request/b/response/v/20261121T120000000000Z/content",
         request_datetime_utc=NOON,
     )
     data = json.loads(response.model_dump_json())

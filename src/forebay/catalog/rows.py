@@ -132,7 +132,7 @@ def response_of(row: Row[Any], *, now_us: int) -> Response:
         previous_version=row.previous_version,
         next_version=row.next_version,
         status=row.status,
-        content_download_path=f"/request/{row.request_id}/response/v/{row.version}/content",
+        content_download_path=f"request/{row.request_id}/response/v/{row.version}/content",
         cached_datetime_utc=moment(row.cached_at),
         request_datetime_utc=requested,
         pinned=pinned,
