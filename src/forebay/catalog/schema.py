@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 # The newest migration; a folder that says the same needs no Alembic at all.
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData(
     naming_convention={
@@ -127,6 +127,8 @@ responses = Table(
     Column("resumed_bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("final_url", Text),
     Column("http_status", Integer),
+    # How often the fetch had to start over, and this once: with the version it is the ETag.
+    Column("generation", Integer, nullable=False, server_default=text("1")),
     UniqueConstraint("request_id", "version"),
 )
 Index("ix_responses_content_sha256", responses.c.content_sha256)
@@ -175,6 +177,23 @@ slots = Table(
     Column("waiting_since", BigInteger),
 )
 Index("ix_slots_owner", slots.c.owner)
+
+# A token is never deleted, only revoked: its id is the owner that other rows name.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(64), nullable=False),
+    # SHA-256 of the secret, in hex; the secret itself is nowhere.
+    Column("digest", String(64), nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("group_name", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    UniqueConstraint("name"),
+    UniqueConstraint("digest"),
+)
 
 # What several modules ask, with the ids to ask for under ``ids``.
 IDS: BindParameter[Any] = bindparam("ids", expanding=True)

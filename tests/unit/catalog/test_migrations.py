@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -51,6 +54,50 @@ def to(connection: Connection, revision: str) -> None:
     config = migrate._config()
     config.attributes["connection"] = connection
     command.downgrade(config, revision)
+
+
+# A row in each table of 0001, with a value in each column that matters to someone who upgrades.
+_WRITTEN_BY_0001 = """
+INSERT INTO requests (id, signature, url, http_method, http_header_fields, source, group_name, description,
+    documentation_link, validation_hash_type, cache_configuration, host, first_requested_at, latest_requested_at,
+    checked_at, confirmed_at, failures, next_due_at, last_version, fence)
+    VALUES ('r1', 's1', 'https://data.example/set.bin', 'get', '{"Accept": "text/csv"}', 'http', 'weather', 'rain',
+    '', 'sha256', '{}', 'data.example:443', 1800000000000000, 1800000000000001, 1800000000000002,
+    1800000000000003, 2, 1800000000000004, '20270115T080000000000Z', 7);
+INSERT INTO contents (sha256, size_bytes, stored_at) VALUES ('c1', 8, 1800000000000000);
+INSERT INTO responses (id, request_id, version, status, requested_at, cached_at, pinned, pinned_until,
+    content_sha256, content_hash_hex, media_type, etag, size_bytes, filename, downloaded_bytes, duration_s,
+    attempts, resumed_bytes, final_url, http_status)
+    VALUES ('v1', 'r1', '20270115T080000000000Z', 'ready', 1800000000000000, 1800000000000005, 1, 1900000000000000,
+    'c1', 'c1', 'text/csv', '"e1"', 8, 'set.bin', 8, 0.25, 3, 4, 'https://data.example/set.bin', 200);
+INSERT INTO tags (response_id, tag) VALUES ('v1', 'published');
+INSERT INTO leases (request_id, fence, owner, beat, response_id) VALUES ('r1', 7, 'o1', 3, 'v2');
+INSERT INTO slots (host, owner, held, waiting_since) VALUES ('data.example:443', 'o1', 1, 1800000000000006);
+"""
+
+
+@pytest.fixture
+def folder_of_0001(tmp_path: Path) -> Path:
+    """A catalog as the first release wrote it, with a row in each table."""
+    path = tmp_path / "catalog.sqlite"
+    engine = create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in _WRITTEN_BY_0001.split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+    return path
+
+
+def rows(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Every row of every table."""
+    with closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        names = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: [dict(row) for row in database.execute(f"SELECT * FROM {name}")] for name in names}
 
 
 # --- the revisions ------------------------------------------------------------------------------------------
@@ -122,6 +169,52 @@ def test_a_migration_that_fails_leaves_the_folder_as_it_was(connection: Connecti
     connection.exec_driver_sql("DROP TABLE slots")
     migrate.upgrade(connection)
     assert "requests" in tables(connection)
+
+
+# --- from each release to this one --------------------------------------------------------------------------
+
+
+def test_a_folder_of_0001_keeps_everything(folder_of_0001: Path) -> None:
+    """Opening it adds the table of tokens and, to each version, the generation 1; no value is lost."""
+    before = rows(folder_of_0001)
+    Database(folder_of_0001).close()
+    after = rows(folder_of_0001)
+    assert after.pop("alembic_version") == [{"version_num": HEAD}]
+    assert after.pop("tokens") == []
+    assert [row.pop("generation") for row in after["responses"]] == [1]
+    before.pop("alembic_version")
+    assert after == before
+    assert all(before.values())  # a row in each table: else nothing was shown
+
+
+def test_a_folder_of_0001_can_be_used(folder_of_0001: Path) -> None:
+    """What it has is found, and constraints that were there still hold."""
+    database = Database(folder_of_0001)
+    catalog = Catalog(database)
+    (request,) = catalog.list_requests(group="weather")
+    (version,) = catalog.versions(request.id, now=NOW)
+    assert (version.tags, version.pinned, version.content_attributes.sha256) == (["published"], True, "c1")
+    with pytest.raises(StorageFailed, match="UNIQUE"), database.write(durable=True) as db:
+        db.exec_driver_sql(
+            "INSERT INTO responses (id, request_id, version, status, requested_at)"
+            " VALUES ('v2', 'r1', '20270115T080000000000Z', 'ready', 1)"
+        )
+    database.close()
+
+
+def test_an_upgrade_that_fails_leaves_the_folder_as_0001_wrote_it(folder_of_0001: Path) -> None:
+    """All or nothing, and the next try succeeds."""
+    with closing(sqlite3.connect(folder_of_0001)) as database:
+        database.execute("CREATE TABLE tokens (in_the_way TEXT)")
+    before = rows(folder_of_0001)
+    with pytest.raises(StorageFailed, match="tokens"):
+        Database(folder_of_0001)
+    assert rows(folder_of_0001) == before
+    assert version_of(folder_of_0001) == "0001"
+    with closing(sqlite3.connect(folder_of_0001)) as database:
+        database.execute("DROP TABLE tokens")
+    Database(folder_of_0001).close()
+    assert version_of(folder_of_0001) == HEAD
 
 
 # --- opening ------------------------------------------------------------------------------------------------
