@@ -16,6 +16,7 @@ from sqlalchemy import (
     Row,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -33,7 +34,7 @@ from forebay.catalog.rows import (
     seconds,
     spec_values,
 )
-from forebay.catalog.schema import IDS, LATEST_READY, contents, requests, responses, tags
+from forebay.catalog.schema import ASKED, IDS, LATEST_READY, contents, requests, responses, tags
 from forebay.core.retention import Held
 from forebay.core.reuse import StoredVersion, Validators
 from forebay.core.strategies import Facts
@@ -184,10 +185,11 @@ class Catalog:
     def configure(
         self, request_id: str, configuration: RequestCacheConfiguration, *, next_due_at: float | None
     ) -> None:
-        """Replace the cache configuration of a Request, with the due time that follows from it."""
+        """Replace the cache configuration of a Request, with the due time that follows from it; an ask stays."""
+        due = None if next_due_at is None else micros(next_due_at)
         values = {
             "cache_configuration": configuration.model_dump_json(),
-            "next_due_at": None if next_due_at is None else micros(next_due_at),
+            "next_due_at": case((requests.c.next_due_at == ASKED, ASKED), else_=due),
         }
         with self.database.write(durable=True) as db:
             db.execute(update(requests).where(requests.c.id == request_id).values(values))

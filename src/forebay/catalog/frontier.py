@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, delete, func, select, update
@@ -17,7 +18,8 @@ from sqlalchemy.dialects.sqlite import insert
 from forebay.catalog.database import Database
 from forebay.catalog.outcomes import Busy, Finished, Lease, Moved, Outcome, write_outcomes
 from forebay.catalog.rows import micros, next_version, seconds, version_at
-from forebay.catalog.schema import IDS, leases, requests, responses, slots
+from forebay.catalog.schema import ASKED, IDS, leases, requests, responses, slots
+from forebay.errors import UnknownRequest
 
 _REQUESTS = select(requests).where(requests.c.id.in_(IDS))
 _LEASE = select(leases).where(leases.c.request_id == bindparam("request_id"))
@@ -36,10 +38,20 @@ _TAKE_FENCES = (
         last_version=case(
             (requests.c.last_version < bindparam("version"), bindparam("version")), else_=requests.c.last_version
         ),
-        # Scheduled again, if it was not: whoever removes it while the fetch runs unschedules it for good.
-        next_due_at=func.coalesce(requests.c.next_due_at, bindparam("at")),
+        # Scheduled again, if it was not: whoever removes it while the fetch runs unschedules it for good. And
+        # an ask is answered by the fetch that begins after it; should that be cut off, it is due all the same.
+        next_due_at=case(
+            (func.coalesce(requests.c.next_due_at, ASKED) == ASKED, bindparam("at")),
+            else_=requests.c.next_due_at,
+        ),
     )
 )
+_STANDING = (
+    select(requests.c.fence, requests.c.next_due_at, requests.c.failures, leases)
+    .select_from(requests.outerjoin(leases, leases.c.request_id == requests.c.id))
+    .where(requests.c.id == bindparam("key"))
+)
+_ASK = update(requests).where(requests.c.id == bindparam("key")).values(next_due_at=ASKED)
 _SET_LAST_VERSION = (
     update(requests).where(requests.c.id == bindparam("key")).values(last_version=bindparam("version"))
 )
@@ -58,6 +70,17 @@ _START = (
 # With RETURNING, many rows travel in one statement.
 _INSERT_RESPONSES = insert(responses).returning(responses.c.id)
 _INSERT_LEASES = insert(leases).returning(leases.c.request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a Request stands with the fetches of it. *asked*: there is an ask that no fetch has begun for.
+    *failures*: fetches that failed since one went well. *busy*: who fetches it now."""
+
+    fence: int
+    asked: bool
+    failures: int
+    busy: Busy | None
 
 
 class Frontier:
@@ -191,10 +214,27 @@ class Frontier:
         with self.database.read() as db:
             return list(db.execute(query).scalars())
 
+    def ask(self, request_id: str, *, again: bool = False) -> Standing:
+        """Have a Request fetched before everything that is merely due, whatever its strategy says and however
+        often that failed; how it stands then. A fetch that runs already is the answer to the ask; with *again*
+        another one follows it. Not durable: who waits asks again. `UnknownRequest`."""
+        with self.database.write(durable=False) as db:
+            standing = _standing(db, request_id)
+            if standing.asked or (standing.busy is not None and not again):
+                return standing
+            db.execute(_ASK, {"key": request_id})
+            return replace(standing, asked=True)
+
+    def standing(self, request_id: str) -> Standing:
+        """How a Request stands. After an `ask`, the fetch is over when neither `asked` nor `busy` is true and
+        the fence has moved; it failed when there are more failures than before. `UnknownRequest`."""
+        with self.database.read() as db:
+            return _standing(db, request_id)
+
     def mend_due_times(self, *, now: float) -> int:
         """Make due what was checked in the future: those times were written by a clock that was fast, and may
         be years away. Returns how many. Reads every row."""
-        wrong = (requests.c.checked_at > micros(now)) & requests.c.next_due_at.is_not(None)
+        wrong = (requests.c.checked_at > micros(now)) & (requests.c.next_due_at > ASKED)
         with self.database.write(durable=False) as db:
             return db.execute(update(requests).where(wrong).values(next_due_at=micros(now))).rowcount
 
@@ -211,6 +251,16 @@ class Frontier:
         is another's by now changes nothing (`lease_lost`)."""
         with self.database.write(durable=True) as db:
             return write_outcomes(db, outcomes, now_us=micros(now))
+
+
+def _standing(db: Connection, request_id: str) -> Standing:
+    row = db.execute(_STANDING, {"key": request_id}).first()
+    if row is None:
+        raise UnknownRequest(f"request {request_id}")
+    busy = None
+    if row.request_id is not None:
+        busy = Busy(row.request_id, row.response_id, row.owner, row.fence_1, row.beat)
+    return Standing(row.fence, row.next_due_at == ASKED, row.failures, busy)
 
 
 def _begin(

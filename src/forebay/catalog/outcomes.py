@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from forebay.catalog.rows import configuration_of, micros, seconds
-from forebay.catalog.schema import IDS, LATEST_READY, contents, leases, requests, responses
+from forebay.catalog.schema import ASKED, IDS, LATEST_READY, contents, leases, requests, responses
 from forebay.core.strategies import Facts, retry_due
 
 
@@ -242,9 +242,10 @@ def _judge(writes: _Writes, outcome: Outcome, *, request: Any, latest: Any, now_
             )
         case _:
             assert_never(outcome)
-    if request.next_due_at is None:
-        due = None  # it was removed meanwhile
-    writes.change_request(request.id, learned | {"next_due_at": None if due is None else micros(due)})
+    next_due_at = None if due is None else micros(due)
+    if request.next_due_at in (None, ASKED):
+        next_due_at = request.next_due_at  # removed meanwhile, or asked for again
+    writes.change_request(request.id, learned | {"next_due_at": next_due_at})
     return status
 
 

@@ -195,6 +195,9 @@ tokens = Table(
     UniqueConstraint("digest"),
 )
 
+# A due time that is none: somebody asks for the Request, and no fetch has begun for it. Before all that is due.
+ASKED = 0
+
 # What several modules ask, with the ids to ask for under ``ids``.
 IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 # Ascending: of several of one Request, the last one read is the newest.
