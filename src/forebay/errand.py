@@ -76,18 +76,26 @@ class Errand:
         store: FileContentStore,
         limits: Limits,
         clock: Callable[[], float],
+        began_at: float | None = None,
     ) -> None:
+        """*began_at*: this goes on with what was begun then; a fetch that has ended since is what it waited
+        for."""
         self.wish = wish
         self.url = show_url(wish.spec.url)
         self._catalog, self._store, self._limits, self._clock = catalog, store, limits, clock
         self._signature = wish.spec.signature()
-        self._began_at = clock()
+        self._began_at = clock() if began_at is None else began_at
+        self._goes_on = began_at is not None
         self._rounds = 0
+        # What was the latest version before a job was handed out.
+        self._before: str | None = None
 
     def begin(self, registered: Registered | None) -> Next:
         """What is first; *registered* is the Request as just found or created, None if it is unknown."""
         try:
-            return self._look(registered, shared=False)
+            if registered is not None and registered.latest is not None:
+                self._before = registered.latest.version
+            return self._look(registered, shared=self._goes_on)
         except ForebayError as error:
             return self._fetched(None, "failed", error)
 
@@ -135,12 +143,15 @@ class Errand:
         if latest is None or self._is_rotten(latest):
             return self._again(shared=False)
         if not self._is_expected(latest):
-            assert self.wish.expected is not None
-            algorithm, expected = self.wish.expected
-            raise HashMismatch(
-                self.url, algorithm=algorithm, expected=expected, got=self._digest(latest, algorithm)
-            )
+            raise self._mismatch(latest)
         return self._fetched(latest, "unchanged")
+
+    def _mismatch(self, latest: Response) -> HashMismatch:
+        """What the origin has now is stored, and not what is expected."""
+        assert self.wish.expected is not None
+        algorithm, expected = self.wish.expected
+        got = self._digest(latest, algorithm)
+        return HashMismatch(self.url, algorithm=algorithm, expected=expected, got=got, kept=latest.version)
 
     def _after_elsewhere(self, response: Response | None) -> Next:
         """Another process has ended its fetch; its failure is ours, its success we share."""
@@ -178,24 +189,30 @@ class Errand:
         )
         match decision:
             case Serve():
-                return self._serve(registered)
+                return self._serve(registered, shared=shared)
             case Refuse():
                 raise NotStored(self.url)
             case Fetch():
+                if shared and registered.latest is not None:
+                    return self._serve(registered, shared=True)  # its digest is known not to be the expected one
                 return self._job(registered, strategy, validate=False)
             case Validate():
                 return self._job(registered, strategy, validate=True)
 
-    def _serve(self, registered: Registered) -> Next:
+    def _serve(self, registered: Registered, *, shared: bool) -> Next:
         latest = self._latest(registered)
         if latest is None or self._is_rotten(latest):
             return self._again(shared=False)
         if not self._is_expected(latest):
-            strategy = registered.request.cache_configuration.recaching_strategy
             if self.wish.offline:
                 raise NotStored(self.url)
+            if shared:
+                raise self._mismatch(latest)  # the origin was asked since we began: this is what it has
+            strategy = registered.request.cache_configuration.recaching_strategy
             return self._job(registered, strategy, validate=False)
-        return self._fetched(latest, "stored")
+        if not shared:
+            return self._fetched(latest, "stored")
+        return self._fetched(latest, "unchanged" if latest.version == self._before else "fetched")
 
     def _named(self, registered: Registered | None) -> Fetched:
         wish = self.wish

@@ -116,6 +116,13 @@ class OriginRefused(RequestError):
 # --- the upstream's -----------------------------------------------------------------------------------
 
 
+# Of the cases of `OriginError`; and of other failures as another process wrote them down, by code and sentence.
+_STATUS_OF = {
+    "origin_stalled": 504, "origin_deadline": 504, "origin_unreachable": 504,
+    "origin_refused": 403, "disk_full": 507, "storage_failed": 500, "storage_error": 500,
+}  # fmt: skip
+
+
 class OriginError(ForebayError):
     """The origin could not be used. ``detail`` is a sentence for people; ``code`` names the case.
 
@@ -147,20 +154,20 @@ class OriginError(ForebayError):
         self.code = code  # type: ignore[misc]
         self.retryable = retryable  # type: ignore[misc]
         self.detail = detail
-        if code in ("origin_stalled", "origin_deadline", "origin_unreachable"):
-            self.status = 504  # type: ignore[misc]
+        self.status = _STATUS_OF.get(code, self.status)  # type: ignore[misc]
 
     def __str__(self) -> str:
         return self.detail
 
 
 class HashMismatch(OriginError):
-    """The bytes are whole, but not the expected ones; they were dropped."""
+    """The bytes are whole, but not the expected ones; they were dropped, or are another's version (*kept*)."""
 
     code = "hash_mismatch"
 
-    def __init__(self, url: str, *, algorithm: str, expected: str, got: str) -> None:
-        super().__init__("hash_mismatch", f"{url}: expected {algorithm} {expected}, got {got}; nothing was kept")
+    def __init__(self, url: str, *, algorithm: str, expected: str, got: str, kept: str | None = None) -> None:
+        stored = "nothing was kept" if kept is None else f"version {kept} has that"
+        super().__init__("hash_mismatch", f"{url}: expected {algorithm} {expected}, got {got}; {stored}")
         self.url, self.algorithm, self.expected, self.got = url, algorithm, expected, got
 
 

@@ -1022,7 +1022,7 @@ def test_two_processes_share_a_get(
     held.release()
     response = running.result(30)
     (last,) = [line for line in child.result() if "how" in line]
-    assert (last["how"], last["version"]) == ("stored", response.version)
+    assert (last["how"], last["version"]) == ("fetched", response.version)
     assert len(origin.requests("/f")) == 1
     assert content(bay, response) == BODY
 
