@@ -7,7 +7,7 @@ import itertools
 import tempfile
 from pathlib import Path
 
-from harness import Contest, Run, check, need, nginx, process, python, random_file, sha256_of
+from harness import Contest, Run, check, need, nginx, process, python, random_file, sha256_of, warm_memory
 
 FETCH = """
 import sys, time, forebay
@@ -61,6 +61,7 @@ def main() -> None:
             command = ["aria2c", "-q", "-x1", "--file-allocation=none", f"--checksum=sha-256={digest}"]
             return checked(process([*command, "-d", str(place), "-o", "out", f"{url}/big"]), place / "out")
 
+        warm_memory(folder)
         contest = Contest(
             f"{options.mib} MiB from nginx on loopback",
             options.rounds,
