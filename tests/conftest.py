@@ -153,17 +153,24 @@ class Child:
 
 @pytest.fixture
 def spawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Child]]:
-    """``spawn(script, *, env=None, under=(), **ask)``: a `Child` that runs a Python script, as an argument of
-    the command *under* if given. None outlives the test."""
+    """``spawn(script, *, env=None, under=(), python=sys.executable, **ask)``: a `Child` that runs a Python
+    script, as an argument of the command *under* if given. None outlives the test."""
     folder = tmp_path_factory.mktemp("children")
     children: list[Child] = []
 
-    def start(script: str, *, env: dict[str, str] | None = None, under: Sequence[str] = (), **ask: Any) -> Child:
+    def start(
+        script: str,
+        *,
+        env: dict[str, str] | None = None,
+        under: Sequence[str] = (),
+        python: str = sys.executable,
+        **ask: Any,
+    ) -> Child:
         name = folder / f"{len(children)}"
         source = name.with_suffix(".py")
         source.write_text(_PRELUDE + script)
         clean = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}
-        argv = [*under, sys.executable, str(source), json.dumps(ask, default=str)]
+        argv = [*under, python, str(source), json.dumps(ask, default=str)]
         child = Child(argv, env=clean | (env or {}), stderr=name.with_suffix(".err"))
         children.append(child)
         return child
