@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from forebay.catalog.catalog import Catalog, Registered, Usage
 from forebay.catalog.database import Database
 from forebay.catalog.frontier import Frontier
+from forebay.catalog.tokens import Tokens
 from forebay.clock import unix_now
 from forebay.content.durable import storage_errors
 from forebay.content.files import FileContentStore
@@ -100,6 +101,7 @@ class Forebay:
             self._owner = Owner(self.folder / "owners")
         self._catalog = Catalog(self._database)
         self._frontier = Frontier(self._database)
+        self.tokens = Tokens(self._database)
         self._touches = Touches(self._catalog)
         self._limits = settings.limits()
         self._clock = unix_now

@@ -113,6 +113,129 @@ class OriginRefused(RequestError):
         return f"{self.host} is at {self.address}, {self.reason}: refused; {self.remedy}"
 
 
+class UnknownToken(RequestError):
+    """No token has this name."""
+
+    code = "token_unknown"
+    status = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no token is named {self.name}; `forebay token ls` lists them"
+
+
+# --- the caller's: what a server does not let them do -------------------------------------------------
+
+
+class AccessDenied(RequestError):
+    """A server refuses whoever asks; nothing was done."""
+
+    code = "access_denied"
+    status = 403
+
+
+class HostInvalid(AccessDenied):
+    """The Host field is missing, there twice, or no host (RFC 9112 section 3.2)."""
+
+    code = "host_invalid"
+    status = 400
+
+    def __init__(self, *, got: str) -> None:
+        super().__init__(got)
+        self.got = got
+
+    def __str__(self) -> str:
+        return f"expected one Host field with a host and perhaps a port, got {self.got}"
+
+
+class HostRefused(AccessDenied):
+    """The Host field names a host that the server does not answer for: a page of another site may have
+    pointed its own name at this address."""
+
+    code = "host_refused"
+    status = 421
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+    def __str__(self) -> str:
+        return f"this server does not answer for {self.host}; if that is its name, start it with --allow-host"
+
+
+class CrossSiteRefused(AccessDenied):
+    """A page of another site sent this. *field* says so, with the value *got*."""
+
+    code = "cross_site_refused"
+
+    def __init__(self, *, field: str, got: str) -> None:
+        super().__init__(field, got)
+        self.field, self.got = field, got
+
+    def __str__(self) -> str:
+        shown = self.got if len(self.got) <= 120 else self.got[:117] + "..."
+        return (
+            f"a page of another site may not ask for this ({self.field}: {shown!r}); "
+            "enter the URL yourself, or ask from a program"
+        )
+
+
+class TokenMissing(AccessDenied):
+    """The server asks for a token, and none was sent."""
+
+    code = "token_missing"
+    status = 401
+
+    def __str__(self) -> str:
+        return (
+            "this server asks for a token: send it as Bearer, or as the password of Basic with any user name; "
+            "`forebay token add` makes one"
+        )
+
+
+class TokenInvalid(AccessDenied):
+    """The Authorization field cannot be read, or its token is unknown or revoked."""
+
+    code = "token_invalid"
+    status = 401
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason  # never the secret
+
+    def __str__(self) -> str:
+        return f"{self.reason}; `forebay token ls` lists the tokens, `forebay token add` makes one"
+
+
+class ScopeMissing(AccessDenied):
+    """The token is good, but not for this: it lacks a scope."""
+
+    code = "scope_missing"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(scope)
+        self.scope = scope
+
+    def __str__(self) -> str:
+        return f"this needs a token with the scope {self.scope}; `forebay token add NAME --scope {self.scope}`"
+
+
+class GroupRefused(AccessDenied):
+    """The token is for the Requests of one group, and this is of another."""
+
+    code = "group_refused"
+
+    def __init__(self, *, own: str) -> None:
+        super().__init__(own)
+        self.own = own
+
+    def __str__(self) -> str:
+        return f"this token may use the group {self.own!r} only"
+
+
 # --- the upstream's -----------------------------------------------------------------------------------
 
 
@@ -161,7 +284,7 @@ class OriginError(ForebayError):
 
 
 class HashMismatch(OriginError):
-    """The bytes are whole, but not the expected ones; they were dropped, or are another's version (*kept*)."""
+    """The bytes are whole, but not the expected ones; they were dropped. With *kept*, that version has them."""
 
     code = "hash_mismatch"
 
