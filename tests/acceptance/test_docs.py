@@ -375,7 +375,11 @@ def command_tables() -> dict[str, str]:
     """The program and each of its commands, by name."""
     program: Any = typer.main.get_command(app)
     found = {"forebay": _command_text(program, "forebay").replace("[OPTIONS]", "[OPTIONS] COMMAND [ARGS]...")}
-    return found | {name: _command_text(command, f"forebay {name}") for name, command in program.commands.items()}
+    for name, command in program.commands.items():
+        # A noun that has verbs has no options of its own.
+        parts = {f"{name} {verb}": part for verb, part in getattr(command, "commands", {}).items()}
+        found |= {path: _command_text(part, f"forebay {path}") for path, part in (parts or {name: command}).items()}
+    return found
 
 
 def _error_classes() -> list[type[errors.ForebayError]]:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from forebay.cli import config, get, remove, show, storage, tags, versions
+from forebay.cli import config, get, remove, show, storage, tags, token, versions
 from forebay.errors import ForebayError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
+app.add_typer(token.app, name="token")
 
 
 def _print_version(wanted: bool) -> None:
