@@ -86,7 +86,11 @@ class StorageUsage:
 
 
 class Forebay:
-    """A folder of versions, and the downloads that fill it. Usable from any thread; close it when done."""
+    """A folder of versions, and the downloads that fill it. Usable from any thread; close it when done.
+
+    Its parts (``catalog``, ``frontier``, ``store``, ``partials``, ``owner``) are for what is built on it within
+    Forebay, such as the server.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -94,23 +98,23 @@ class Forebay:
         self.folder = settings.data.expanduser().absolute()
         with storage_errors(f"the folder {self.folder}", self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._store = FileContentStore(self.folder / "content")
-            self._partials = Partials(self.folder / "partial")
+            self.store = FileContentStore(self.folder / "content")
+            self.partials = Partials(self.folder / "partial")
         self._database = Database(self.folder / "catalog.sqlite")
         with storage_errors(f"the folder {self.folder}", self.folder):
-            self._owner = Owner(self.folder / "owners")
-        self._catalog = Catalog(self._database)
-        self._frontier = Frontier(self._database)
+            self.owner = Owner(self.folder / "owners")
+        self.catalog = Catalog(self._database)
+        self.frontier = Frontier(self._database)
         self.tokens = Tokens(self._database)
-        self._touches = Touches(self._catalog)
+        self._touches = Touches(self.catalog)
         self._limits = settings.limits()
         self._clock = unix_now
         self._house = Housekeeping(
-            catalog=self._catalog,
-            frontier=self._frontier,
-            store=self._store,
-            partials=self._partials,
-            owner=self._owner,
+            catalog=self.catalog,
+            frontier=self.frontier,
+            store=self.store,
+            partials=self.partials,
+            owner=self.owner,
             clock=self._clock,
             quota_bytes=settings.quota_bytes,
             sweep_grace_s=settings.sweep_grace_s,
@@ -119,11 +123,11 @@ class Forebay:
             tell=log.warning,
         )
         self._fetcher = Fetcher(
-            catalog=self._catalog,
-            frontier=self._frontier,
-            store=self._store,
-            partials=self._partials,
-            owner=self._owner,
+            catalog=self.catalog,
+            frontier=self.frontier,
+            store=self.store,
+            partials=self.partials,
+            owner=self.owner,
             make_transport=self._make_transport,
             max_downloads=settings.max_downloads,
             max_per_host=settings.max_downloads_per_host,
@@ -157,7 +161,7 @@ class Forebay:
             self._touches.write()
         except ForebayError as error:
             log.warning("times of use were not written: %s", error)
-        self._owner.close()
+        self.owner.close()
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -292,12 +296,19 @@ class Forebay:
         now = self._clock()
         first = wishes[0]
         if first.offline or first.version is not None or first.tag is not None:
-            return [self._catalog.find(wish.spec.signature(), now=now) for wish in wishes]
-        return self._catalog.find_or_create([wish.spec for wish in wishes], now=now)
+            return [self.catalog.find(wish.spec.signature(), now=now) for wish in wishes]
+        return self.catalog.find_or_create([wish.spec for wish in wishes], now=now)
 
-    def errand(self, wish: Wish) -> Errand:
-        """What gets *wish* done."""
-        return Errand(wish, catalog=self._catalog, store=self._store, limits=self._limits, clock=self._clock)
+    def errand(self, wish: Wish, *, began_at: float | None = None) -> Errand:
+        """What gets *wish* done; *began_at*: going on with what was begun then."""
+        return Errand(
+            wish,
+            catalog=self.catalog,
+            store=self.store,
+            limits=self._limits,
+            clock=self._clock,
+            began_at=began_at,
+        )
 
     def _settled(
         self,
@@ -344,9 +355,9 @@ class Forebay:
             if attributes.sha256 is None or attributes.content_size_bytes is None:
                 raise StateError(f"version {response.version} has no content: it is {response.status}")
             try:
-                return self._store.open(attributes.sha256, size_bytes=attributes.content_size_bytes)
+                return self.store.open(attributes.sha256, size_bytes=attributes.content_size_bytes)
             except ContentRotten as error:
-                self._catalog.mark_rotten(attributes.sha256, found=str(error), now=self._clock())
+                self.catalog.mark_rotten(attributes.sha256, found=str(error), now=self._clock())
                 if last or isinstance(what, Response):
                     raise
         raise AssertionError("the second round returns or raises")
@@ -357,7 +368,7 @@ class Forebay:
         response = self._resolve(what, tag=tag, version=version)
         self.open(response).close()
         assert response.content_attributes.sha256 is not None
-        return self._store.path(response.content_attributes.sha256)
+        return self.store.path(response.content_attributes.sha256)
 
     def _resolve(self, what: str | Response, *, tag: str | None, version: str | None) -> Response:
         if isinstance(what, Response):
@@ -368,17 +379,17 @@ class Forebay:
 
     def requests(self) -> list[Request]:
         """All that is registered, the oldest first; secrets in header fields are masked."""
-        return [without_secrets(request) for request in self._catalog.list_requests()]
+        return [without_secrets(request) for request in self.catalog.list_requests()]
 
     def latest(self, url: str) -> Response | None:
         """The newest ready version of *url*, or None."""
-        return self._catalog.latest_ready(self.request(url).id, now=self._clock())
+        return self.catalog.latest_ready(self.request(url).id, now=self._clock())
 
     def versions(self, url: str, *, deleted: bool = False) -> list[Response]:
         """All versions of *url*, the newest first, whatever their status; with *deleted*, those that
         `undelete` can have back."""
-        found = self._catalog.versions(self.request(url).id, deleted=deleted, now=self._clock())
-        return [self._with_progress(response) for response in found]
+        found = self.catalog.versions(self.request(url).id, deleted=deleted, now=self._clock())
+        return [self.with_progress(response) for response in found]
 
     def find(self, url: str, *, version: str | None = None, tag: str | None = None) -> Response:
         """The version of that name (whatever its status), the newest with that tag, or the newest ready one.
@@ -386,7 +397,7 @@ class Forebay:
         if version is None and tag is None:
             found = self.latest(url)
         else:
-            found = self._catalog.find_version(
+            found = self.catalog.find_version(
                 self.request(url).id, version=version, tag=tag, any_status=version is not None, now=self._clock()
             )
         if found is None:
@@ -408,7 +419,7 @@ class Forebay:
         """Name a version (the newest ready one by default), or take the name away. Several versions may have
         one tag; the newest of them is meant by it."""
         response = self._find_usable(url, version=version)
-        self._catalog.tag(response.id, check_tag(tag), remove=remove)
+        self.catalog.tag(response.id, check_tag(tag), remove=remove)
         return self._reread(response)
 
     def pin(
@@ -419,7 +430,7 @@ class Forebay:
             raise InvalidValue("duration_sec", expected="a positive number of seconds", got=duration_sec)
         response = self._find_usable(url, version=version)
         until = None if duration_sec is None else self._clock() + duration_sec
-        self._catalog.pin(response.id, value=value, until=until)
+        self.catalog.pin(response.id, value=value, until=until)
         if not value:
             self._house.retain(response.request_id)
         return self._reread(response)
@@ -428,23 +439,23 @@ class Forebay:
         """Remove a version, or all of *url*, which is then fetched no more by itself. `undelete` has them
         back for a day."""
         request = self.request(url)
-        every = self._catalog.versions(request.id, now=self._clock())
+        every = self.catalog.versions(request.id, now=self._clock())
         chosen = [r for r in every if r.status not in ("wait", "in_progress") and version in (None, r.version)]
         if version is not None and not chosen:
             raise UnknownVersion(show_url(url), wanted=f"version {version}")
-        self._catalog.delete_versions([response.id for response in chosen], now=self._clock())
+        self.catalog.delete_versions([response.id for response in chosen], now=self._clock())
         if version is None:
-            self._catalog.schedule(request.id, None)
+            self.catalog.schedule(request.id, None)
         return chosen
 
     def undelete(self, url: str, *, version: str | None = None) -> list[Response]:
         """Undo `delete`."""
         request = self.request(url)
-        gone = self._catalog.versions(request.id, deleted=True, now=self._clock())
+        gone = self.catalog.versions(request.id, deleted=True, now=self._clock())
         chosen = [response for response in gone if version in (None, response.version)]
         if not chosen:
             raise UnknownVersion(show_url(url), wanted="removed version that can be had back")
-        self._catalog.restore_versions([response.id for response in chosen])
+        self.catalog.restore_versions([response.id for response in chosen])
         self._reschedule(request.id, request.cache_configuration)
         return [self._reread(response) for response in chosen]
 
@@ -471,19 +482,19 @@ class Forebay:
             raise invalid_from(error, "cache_configuration") from error
         self._reschedule(request.id, configuration)
         self._house.retain(request.id)
-        return without_secrets(self._catalog.request(request.id, now=self._clock()).request)
+        return without_secrets(self.catalog.request(request.id, now=self._clock()).request)
 
     def _reschedule(self, request_id: str, configuration: RequestCacheConfiguration) -> None:
-        facts: Facts = self._catalog.request(request_id, now=self._clock()).facts
+        facts: Facts = self.catalog.request(request_id, now=self._clock()).facts
         due = configuration.recaching_strategy.next_due(facts)
-        self._catalog.configure(request_id, configuration, next_due_at=due)
+        self.catalog.configure(request_id, configuration, next_due_at=due)
 
     def request(self, url: str) -> Request:
         """The one Request of *url*, which may also be a Request's id. `UnknownRequest`; `InvalidValue` naming
         the ids when several have that URL."""
         if re.fullmatch(r"[0-9a-f]{32}", url):
-            return without_secrets(self._catalog.request(url, now=self._clock()).request)
-        found = self._catalog.requests_of_url(normalise_url(url))
+            return without_secrets(self.catalog.request(url, now=self._clock()).request)
+        found = self.catalog.requests_of_url(normalise_url(url))
         if not found:
             raise UnknownRequest(show_url(url))
         plain = [request for request in found if request.http_method == "get" and request.group_name == "default"]
@@ -497,13 +508,13 @@ class Forebay:
         return without_secrets(chosen[0])
 
     def _reread(self, response: Response) -> Response:
-        found = self._catalog.response(response.id, now=self._clock())
+        found = self.catalog.response(response.id, now=self._clock())
         return response if found is None else found
 
-    def _with_progress(self, response: Response) -> Response:
-        """A version under way, with how far it is by its watermark."""
+    def with_progress(self, response: Response) -> Response:
+        """*response*; under way, with how far it is by its watermark."""
         if response.status == "in_progress":
-            progress = progress_of(self._partials.mark(response.request_id))
+            progress = progress_of(self.partials.mark(response.request_id))
             response.download_stats.downloaded_bytes = progress.downloaded_bytes
             response.download_stats.total_bytes_to_download = progress.total_bytes
         return response
@@ -521,7 +532,7 @@ class Forebay:
 
     def usage(self) -> StorageUsage:
         """What the folder holds."""
-        used: Usage = self._catalog.usage(now=self._clock())
+        used: Usage = self.catalog.usage(now=self._clock())
         files = [self.folder / name for name in ("catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm")]
         return StorageUsage(
             requests=used.requests,
@@ -531,7 +542,7 @@ class Forebay:
             contents=used.contents,
             content_bytes=used.content_bytes,
             logical_bytes=used.logical_bytes,
-            partial_bytes=sum(size for _, _, size in self._partials.leftovers()),
+            partial_bytes=sum(size for _, _, size in self.partials.leftovers()),
             catalog_bytes=sum(file.stat().st_size for file in files if file.exists()),
             quota_bytes=self.settings.quota_bytes,
             free_bytes=shutil.disk_usage(self.folder).free,
@@ -542,12 +553,20 @@ class Forebay:
     def scheduler(self) -> Scheduler:
         """What fetches due Requests by itself while it runs: start it, stop it. A server has one."""
         room = 4 * self.settings.max_downloads  # the ones that wait for a host's slot do not hold up others
-        return Scheduler(self._frontier, submit=self._submit_due, clock=self._clock, room=room)
+        return Scheduler(self.frontier, submit=self._submit_due, clock=self._clock, room=room)
+
+    def take_over_from_the_dead(self) -> None:
+        """Free what processes had that are gone: their Requests are due, or somebody's who waits."""
+        self._house.bury_the_dead()
+
+    def write_touches(self) -> None:
+        """Write the times of use that have gathered."""
+        self._touches.write()
 
     def _submit_due(self, request_ids: Sequence[str]) -> list[Ticket]:
         jobs = []
         for request_id in request_ids:
-            registered = self._catalog.request(request_id, now=self._clock())
+            registered = self.catalog.request(request_id, now=self._clock())
             strategy = registered.request.cache_configuration.recaching_strategy
             probe = registered.latest is not None and strategy.may_probe(registered.facts)
             jobs.append(make_job(registered, limits=self._limits, validate=True, probe=probe))

@@ -232,7 +232,7 @@ class Housekeeping:
             report.items.append(found)
             report.freed_bytes += found.size_bytes
         if not dry_run:
-            self._bury_the_dead()
+            self.bury_the_dead()
         return report
 
     def _sweep_contents(self, *, before: float, dry_run: bool) -> list[GcItem]:
@@ -272,7 +272,8 @@ class Housekeeping:
                 self._partials.discard(key)
         return out
 
-    def _bury_the_dead(self) -> None:
+    def bury_the_dead(self) -> None:
+        """Take everything from owners that are gone."""
         for owner in self._owner.dead():
             self._frontier.reap(owner)
             self._owner.bury(owner)
