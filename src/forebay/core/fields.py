@@ -1,12 +1,16 @@
-"""Header fields: hold, check and parse those that Forebay uses (RFC 9110)."""
+"""Header fields: hold, check, parse and build those that Forebay uses (RFC 9110 and its neighbours)."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
+from urllib.parse import quote
 
+from forebay.core.structured import format_bytes, format_integer, format_text, parse_dictionary, parse_integer
 from forebay.core.urls import show_url
 from forebay.errors import InvalidValue
 
@@ -35,6 +39,14 @@ class Fields:
     def all(self, name: str) -> list[str]:
         """Every value of *name*, in order, one for each field line."""
         return list(self._by_name().get(name.lower(), ()))
+
+    def joined(self, name: str) -> str | None:
+        """Every value of *name* as one, with commas between the field lines; `None` when it is absent.
+
+        RFC 9110 section 5.3. Two lines of a field that is no list break its grammar this way, as they should.
+        """
+        values = self._by_name().get(name.lower())
+        return ", ".join(values) if values else None
 
     def _by_name(self) -> dict[str, list[str]]:
         # Built at the first question: many answers are stored without being asked anything.
@@ -118,6 +130,11 @@ def check_field(name: str, value: str) -> None:
         )
 
 
+def is_sendable(value: str) -> bool:
+    """Whether *value* can be a field's value as it is (RFC 9110 section 5.5): what `check_field` asks of it."""
+    return _NOT_IN_VALUE.search(value) is None
+
+
 def _shown(name: str, value: str) -> str:
     if is_secret_field(name):
         return "***"
@@ -133,6 +150,7 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH_NUMBERS = {month.lower(): number for number, month in enumerate(_MONTHS, 1)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_YEAR_10000 = 253_402_300_800  # which no HTTP-date can write
 
 _TIME = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
 # IMF-fixdate and RFC 850 in one, with the mixtures that servers send: `Sun, 06-Nov-1994`, one-digit days.
@@ -166,7 +184,13 @@ def parse_http_date(value: str | None, *, now_year: int = 2026) -> float | None:
         day = datetime(year, month, int(found["day"]), int(found["hour"]), int(found["minute"]), tzinfo=UTC)
     except ValueError:
         return None
-    return (day - _EPOCH).total_seconds() + second  # a leap second, 60, is the next minute's first
+    unix_s = (day - _EPOCH).total_seconds() + second  # a leap second, 60, is the next minute's first
+    return unix_s if unix_s < _YEAR_10000 else None
+
+
+def year_at(unix_s: float) -> int:
+    """The year of *unix_s*, near enough for a two-digit year: wrong for hours around New Year at most."""
+    return 1970 + int(unix_s // 31_556_952)  # the mean Gregorian year, in seconds
 
 
 def format_http_date(unix_s: float) -> str:
@@ -185,7 +209,7 @@ def parse_retry_after(value: str | None, *, now_unix: float, date: str | None = 
     text = (value or "").strip(" \t")
     if text.isascii() and text.isdigit():
         return min(float(text), MAX_WAIT_S)
-    now_year = 1970 + int(now_unix // 31_556_952)
+    now_year = year_at(now_unix)
     then = parse_http_date(text, now_year=now_year)
     if then is None:
         return None
@@ -214,6 +238,15 @@ def etags_match_strongly(a: str | None, b: str | None) -> bool:
     return a is not None and b is not None and is_strong_etag(a) and a.strip(" \t") == b.strip(" \t")
 
 
+def etags_match_weakly(a: str | None, b: str | None) -> bool:
+    """Whether both are well-formed and equal but for a ``W/`` (RFC 9110 section 8.8.3.2)."""
+    return a is not None and b is not None and etags_match_strongly(_unweakened(a), _unweakened(b))
+
+
+def _unweakened(etag: str) -> str:
+    return etag.strip(" \t").removeprefix("W/")
+
+
 def content_length(fields: Fields) -> int | None:
     """The length that Content-Length declares; `None`: there is none (RFC 9110 section 8.6).
 
@@ -240,3 +273,77 @@ def media_type(value: str | None) -> str | None:
     """``type/subtype`` in lower case, no parameters; `None`: absent or malformed (RFC 9110 section 8.3.1)."""
     found = _MEDIA_TYPE.fullmatch((value or "").strip(" \t"))
     return None if found is None else found[1].lower()
+
+
+# --- digests: RFC 9530 --------------------------------------------------------------------------------
+
+
+def format_digest(algorithm: str, hex_digest: str) -> str:
+    """A Repr-Digest or Content-Digest field of one digest; *algorithm* as registered: ``sha-256``."""
+    return f"{algorithm}={format_bytes(bytes.fromhex(hex_digest))}"
+
+
+def digest_preference(value: str | None, algorithm: str) -> int | None:
+    """How much a Want-Repr-Digest or Want-Content-Digest field wants *algorithm*, 10 the most, 0 not at all.
+
+    `None`: it does not say. It is absent or malformed, or has no integer from 0 to 10 for it (section 4).
+    """
+    members = parse_dictionary(value or "") or {}
+    preference = parse_integer(members.get(algorithm))
+    return preference if preference is not None and 0 <= preference <= 10 else None
+
+
+# --- caches and links: RFC 9111, 9211, 8288 -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """That a cache asked its origin, and why (RFC 9211 sections 2.2, 2.3, 2.5, 2.6).
+
+    *status* is the origin's, where it is not ours; *stored*: the answer was kept; *collapsed*: it is that of an
+    exchange which another message had begun.
+    """
+
+    reason: Literal["bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial"]
+    status: int | None = None
+    stored: bool = False
+    collapsed: bool = False
+
+
+def format_cache_status(forward: Forward | None, *, ttl_s: float | None = None, detail: str | None = None) -> str:
+    """The Cache-Status of this cache, ``forebay`` (RFC 9211); no *forward*: a hit, stale or not.
+
+    *ttl_s*: how long the content stays fresh, below zero when it is stale; `None` or infinite: not said.
+    *detail*: an error's code or a short text, without secrets.
+    """
+    parts = ["forebay"]
+    if forward is None:
+        parts.append("hit")
+    else:
+        parts.append(f"fwd={forward.reason}")
+        if forward.status is not None:
+            parts.append(f"fwd-status={forward.status}")
+    if ttl_s is not None and math.isfinite(ttl_s):
+        parts.append(f"ttl={format_integer(math.floor(ttl_s))}")
+    if forward is not None:
+        parts += [name for name, so in (("stored", forward.stored), ("collapsed", forward.collapsed)) if so]
+    if detail is not None:
+        parts.append(f"detail={format_text(detail)}")
+    return "; ".join(parts)
+
+
+def format_age(age_s: float) -> str:
+    """An Age field: whole seconds from 0 to `MAX_WAIT_S` (RFC 9111 sections 5.1 and 1.2.2)."""
+    return str(math.floor(min(max(age_s, 0.0), MAX_WAIT_S)))
+
+
+def format_links(links: Iterable[tuple[str, str]]) -> str:
+    """A Link field of pairs of relation type and URI reference (RFC 8288 section 3).
+
+    ``predecessor-version`` and ``successor-version`` are those of RFC 5829. What cannot stand in a URI is
+    percent-encoded, so that no target ends early.
+    """
+    return ", ".join(f'<{quote(target, safe=_URI_CHARS)}>; rel="{relation}"' for relation, target in links)
+
+
+_URI_CHARS = "!#$%&'()*+,/:;=?@[]~"

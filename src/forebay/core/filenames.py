@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 MAX_FILENAME_BYTES = 255
 """The longest name of a file in UTF-8: NAME_MAX of Linux, and within the limits of APFS and NTFS."""
@@ -67,6 +67,28 @@ def _repaired(text: str) -> str:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return text
+
+
+def format_content_disposition(filename: str | None, *, origin: str | None = None) -> str | None:
+    """The Content-Disposition to send: for saving as *filename*, else as what *origin*'s own field proposes.
+
+    `None`: there is neither a field of the origin's nor a name. Always written anew: the type is the origin's
+    ``inline`` (also without a field), else ``attachment`` (RFC 6266 section 4.2), the name a `safe_filename`,
+    and nothing else of what an origin sent gets through.
+    """
+    disposition, proposed = parse_content_disposition(origin)
+    kind = "inline" if disposition in ("", "inline") else "attachment"
+    name = safe_filename(filename or "") or safe_filename(proposed or "")
+    if name is None:
+        return kind if disposition else None
+    # A safe name has no quotes and no backslashes. Some browsers decode %41 in a plain name (RFC 6266 appendix D).
+    plain = _NOT_PLAIN.sub("_", name)
+    extended = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe=_ATTR_CHARS)}"
+    return f'{kind}; filename="{plain}"{extended}'
+
+
+_NOT_PLAIN = re.compile(r"[^ -~]|%(?=[0-9A-Fa-f]{2})")
+_ATTR_CHARS = "!#$&+^`|~"  # RFC 8187 section 3.2.1, beside letters, digits and what is never quoted
 
 
 # --- a name that every file system bears --------------------------------------------------------------

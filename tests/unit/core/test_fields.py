@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,15 +13,24 @@ from forebay.core.fields import (
     SECRET_FIELDS,
     AmbiguousLength,
     Fields,
+    Forward,
     check_field,
     content_length,
+    digest_preference,
     etags_match_strongly,
+    etags_match_weakly,
+    format_age,
+    format_cache_status,
+    format_digest,
     format_http_date,
+    format_links,
     is_secret_field,
+    is_sendable,
     is_strong_etag,
     media_type,
     parse_http_date,
     parse_retry_after,
+    year_at,
 )
 from forebay.errors import InvalidValue
 
@@ -47,6 +58,15 @@ def test_an_absent_field_is_none_and_no_values() -> None:
     assert "Date" not in fields
     assert 5 not in fields
     assert len(fields) == 0
+
+
+def test_field_lines_are_joined_by_commas() -> None:
+    """Section 5.3: several lines of one name are one list, in order."""
+    fields = Fields([("Via", "1"), ("ETag", '"a"'), ("via", "2, 3")])
+    assert fields.joined("VIA") == "1, 2, 3"
+    assert fields.joined("etag") == '"a"'
+    assert fields.joined("Date") is None
+    assert Fields([("Range", "")]).joined("Range") == ""
 
 
 def test_a_list_of_values_is_a_copy() -> None:
@@ -105,6 +125,7 @@ def test_a_repr_masks_secrets() -> None:
 def test_a_token_with_printable_latin1_can_be_sent(name: str, value: str) -> None:
     """Sections 5.1 and 5.5: a token, then visible characters, spaces, tabs and obs-text."""
     check_field(name, value)
+    assert is_sendable(value)
 
 
 @pytest.mark.parametrize("name", ["", " A", "A ", "A:", "A\n", "A\r\nB", "caf\u00e9", "A B", "(A)", "A\x00", "A/B"])
@@ -121,6 +142,7 @@ def test_a_value_that_cannot_be_sent_is_refused(bad: str) -> None:
         check_field("X-Note", f"hunter2{bad}")
     assert str(caught.value).startswith("header field X-Note: ")
     assert f"U+{ord(bad):04X} at position 7" in str(caught.value)
+    assert not is_sendable(f"hunter2{bad}")
 
 
 def test_an_error_about_a_field_holds_no_secret() -> None:
@@ -211,6 +233,7 @@ NO_DATES = [
     "Sun, 06 Nov 1994 08:60:00 GMT",
     "Sun, 06 Nov 1994 08:49:61 GMT",
     "Sun, 06 Nov 0000 08:49:37 GMT",
+    "Fri, 31 Dec 9999 23:59:60 GMT",
     "Sun, ٠٦ Nov 1994 08:49:37 GMT",
     "1994-11-06T08:49:37Z",
 ]
@@ -243,6 +266,22 @@ def test_a_two_digit_year_is_at_most_50_years_ahead(two_digits: int, now_year: i
     """A date that appears to be more than 50 years ahead is the most recent one with those digits."""
     value = parse_http_date(f"Sunday, 06-Nov-{two_digits:02} 08:49:37 GMT", now_year=now_year)
     assert value == parse_http_date(f"Sun, 06 Nov {year} 08:49:37 GMT")
+
+
+@pytest.mark.parametrize(
+    ("date", "year"),
+    [
+        ("Thu, 01 Jan 1970 12:00:00 GMT", 1970),
+        ("Wed, 01 Jul 2026 00:00:00 GMT", 2026),
+        ("Thu, 02 Jan 2076 00:00:00 GMT", 2076),
+        ("Thu, 30 Dec 2100 00:00:00 GMT", 2100),
+    ],
+)
+def test_the_year_of_a_moment(date: str, year: int) -> None:
+    """What two-digit years are measured by."""
+    unix_s = parse_http_date(date)
+    assert unix_s is not None
+    assert year_at(unix_s) == year
 
 
 @given(st.integers(-62135596800, 253402300799))
@@ -348,6 +387,28 @@ def test_strong_comparison(a: str | None, b: str | None, match: bool) -> None:
     assert etags_match_strongly(a, b) is match
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "match"),
+    [
+        ('W/"1"', 'W/"1"', True),
+        ('W/"1"', 'W/"2"', False),
+        ('W/"1"', '"1"', True),
+        ('"1"', ' W/"1" ', True),
+        ('"1"', '"1"', True),
+        ('"a"', '"A"', False),
+        ('w/"1"', '"1"', False),
+        ('W/W/"1"', '"1"', False),
+        ('W/ "1"', 'W/ "2"', False),
+        ("W/1", "W/1", False),
+        (None, None, False),
+        (None, '"1"', False),
+    ],
+)
+def test_weak_comparison(a: str | None, b: str | None, match: bool) -> None:
+    """Section 8.8.3.2: the table of the specification; the opaque tags decide, malformed ones never match."""
+    assert etags_match_weakly(a, b) is match
+
+
 # --- Content-Length: section 8.6 ----------------------------------------------------------------------
 
 
@@ -419,3 +480,100 @@ def test_a_length_that_is_not_one_is_ambiguous(values: list[str]) -> None:
 def test_a_media_type_is_type_and_subtype(value: str | None, expected: str | None) -> None:
     """Lower case without parameters; what is malformed is none."""
     assert media_type(value) == expected
+
+
+# --- digests: RFC 9530 --------------------------------------------------------------------------------
+
+
+def test_a_digest_is_a_byte_sequence_of_its_algorithm() -> None:
+    """RFC 9530 appendix B.1: the digest of its JSON example."""
+    hex_digest = hashlib.sha256(b'{"hello": "world"}\n').hexdigest()
+    assert format_digest("sha-256", hex_digest) == "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
+
+
+@pytest.mark.parametrize(
+    ("value", "preference"),
+    [
+        ("sha-256=1", 1),
+        ("sha-512=3, sha-256=10, unixsum=0", 10),
+        ("sha-256=0", 0),
+        ("sha-256=3, sha-256=0", 0),
+        ("sha-512=5", None),
+        ("sha-256=11", None),
+        ("sha-256=-1", None),
+        ("sha-256=1.0", None),
+        ("sha-256", None),
+        ("sha-256=(1)", None),
+        ("SHA-256=1", None),
+        ("sha-256=1,", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_how_much_a_digest_is_wanted(value: str | None, preference: int | None) -> None:
+    """RFC 9530 section 4: integers from 0 to 10; anything else is as if it was not said."""
+    assert digest_preference(value, "sha-256") == preference
+
+
+# --- caches: RFC 9211, RFC 9111 -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("forward", "ttl_s", "detail", "shown"),
+    [
+        (None, None, None, "forebay; hit"),
+        (None, 376.9, None, "forebay; hit; ttl=376"),
+        (None, -412, None, "forebay; hit; ttl=-412"),
+        (None, float("inf"), None, "forebay; hit"),
+        (None, 1e300, None, "forebay; hit; ttl=999999999999999"),
+        (None, None, "origin_unreachable", "forebay; hit; detail=origin_unreachable"),
+        (None, -3, 'it said: "no"', 'forebay; hit; ttl=-3; detail="it said: \\"no\\""'),
+        (Forward("uri-miss"), None, None, "forebay; fwd=uri-miss"),
+        (Forward("stale", status=304), 60, None, "forebay; fwd=stale; fwd-status=304; ttl=60"),
+        (Forward("uri-miss", stored=True, collapsed=True), None, None, "forebay; fwd=uri-miss; stored; collapsed"),
+        (Forward("stale", collapsed=True), None, "x", "forebay; fwd=stale; collapsed; detail=x"),
+    ],
+)
+def test_a_cache_status_says_hit_or_forward(
+    forward: Forward | None, ttl_s: float | None, detail: str | None, shown: str
+) -> None:
+    """RFC 9211 section 2: "hit" and "fwd" are exclusive; stored and collapsed only mean something with "fwd"."""
+    assert format_cache_status(forward, ttl_s=ttl_s, detail=detail) == shown
+    check_field("Cache-Status", shown)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "shown"), [(0, "0"), (59.9, "59"), (-5, "0"), (1e12, "2147483648"), (float("inf"), "2147483648")]
+)
+def test_an_age_is_whole_seconds_within_bounds(age_s: float, shown: str) -> None:
+    """RFC 9111 section 5.1: a non-negative number of seconds; section 1.2.2: at most 2 to the 31st."""
+    assert format_age(age_s) == shown
+
+
+# --- Link: RFC 8288 -----------------------------------------------------------------------------------
+
+
+def test_links_are_targets_with_their_relations() -> None:
+    """RFC 8288 section 3; the relation types are those of RFC 5829."""
+    links = [
+        ("predecessor-version", "/v1/request/a/response/v/1/content"),
+        ("successor-version", "../v/3?x=1,2;y#z"),
+    ]
+    assert format_links(links) == (
+        '</v1/request/a/response/v/1/content>; rel="predecessor-version", '
+        '<../v/3?x=1,2;y#z>; rel="successor-version"'
+    )
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_target_cannot_end_early(target: str) -> None:
+    """Whatever is in a target, it is one link and can be sent."""
+    shown = format_links([("self", target)])
+    check_field("Link", shown)
+    assert shown.count(">") == 1
+    assert shown.isascii()
+
+
+def test_a_target_that_is_percent_encoded_stays_so() -> None:
+    """Encoding twice would name another resource."""
+    assert format_links([("self", "/r/http%3A%2F%2Fa%2Fb c")]) == '</r/http%3A%2F%2Fa%2Fb%20c>; rel="self"'

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.core.filenames import choose_filename, parse_content_disposition, safe_filename
+from forebay.core.fields import check_field
+from forebay.core.filenames import (
+    choose_filename,
+    format_content_disposition,
+    parse_content_disposition,
+    safe_filename,
+)
 
 # --- RFC 6266 section 4, RFC 8187 section 3.2 ---------------------------------------------------------
 
@@ -202,3 +208,60 @@ def test_there_is_always_a_safe_name(disposition: str | None, url: str, media_ty
             extension_for=lambda kind: kind,
         )
         assert safe_filename(name) == name
+
+
+# --- Content-Disposition to send: RFC 6266 section 4, RFC 8187 section 3.2 ----------------------------
+
+SENT = [
+    # the name is what content is saved as; the type is the origin's
+    ("a.csv", None, 'inline; filename="a.csv"'),
+    ("a.csv", "attachment; filename=b.csv", 'attachment; filename="a.csv"'),
+    ("a.csv", "inline", 'inline; filename="a.csv"'),
+    ("a.csv", "INLINE; size=5", 'inline; filename="a.csv"'),
+    ("a.csv", "filename=b.csv", 'inline; filename="a.csv"'),
+    # section 4.2: an unknown type is an attachment
+    ("a.csv", 'form-data; name="x"', 'attachment; filename="a.csv"'),
+    # without a name of ours, the origin's
+    (None, 'attachment; filename="b c.csv"', 'attachment; filename="b c.csv"'),
+    (
+        None,
+        "attachment; filename*=UTF-8''%e2%82%ac.csv",
+        "attachment; filename=\"_.csv\"; filename*=UTF-8''%E2%82%AC.csv",
+    ),
+    (None, "attachment", "attachment"),
+    (None, "inline;", "inline"),
+    (None, None, None),
+    (None, "", None),
+    # dangerous ones
+    (None, 'attachment; filename="../../etc/passwd"', 'attachment; filename="passwd"'),
+    (None, 'attachment; filename="..\\\\evil.exe"', 'attachment; filename="evil.exe"'),
+    (None, 'attachment; filename=".."', "attachment"),
+    (None, 'inline; filename="a\r\nSet-Cookie: x"', 'inline; filename="aSet-Cookie_ x"'),
+    ('a"; filename="b', None, 'inline; filename="a_; filename=_b"'),
+    ("/tmp/x\u202egpj.exe", None, 'inline; filename="xgpj.exe"'),
+    # what is not ASCII, and what some browsers would decode, has a second form
+    ("März.csv", None, "inline; filename=\"M_rz.csv\"; filename*=UTF-8''M%C3%A4rz.csv"),
+    ("50%41.csv", None, "inline; filename=\"50_41.csv\"; filename*=UTF-8''50%2541.csv"),
+    ("50%.csv", None, 'inline; filename="50%.csv"'),
+    ("💧 (1)'.csv", None, "inline; filename=\"_ (1)'.csv\"; filename*=UTF-8''%F0%9F%92%A7%20%281%29%27.csv"),
+]
+
+
+@pytest.mark.parametrize(("filename", "origin", "sent"), SENT)
+def test_what_is_sent_is_always_written_anew(filename: str | None, origin: str | None, sent: str | None) -> None:
+    """RFC 6266 section 4.3 and appendix D: a safe name, in ASCII, and as UTF-8 where that is not all of it."""
+    assert format_content_disposition(filename, origin=origin) == sent
+
+
+@given(st.none() | st.text(), st.none() | st.text())
+def test_a_name_that_was_sent_comes_back(filename: str | None, origin: str | None) -> None:
+    """Whatever it is made of, the field can be sent and says the safe name."""
+    sent = format_content_disposition(filename, origin=origin)
+    if sent is None:
+        return
+    check_field("Content-Disposition", sent)
+    assert sent.isascii()
+    disposition, name = parse_content_disposition(sent)
+    assert disposition in ("inline", "attachment")
+    proposed = parse_content_disposition(origin)[1]
+    assert name == (safe_filename(filename or "") or safe_filename(proposed or ""))
