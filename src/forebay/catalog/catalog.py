@@ -40,7 +40,7 @@ from forebay.core.reuse import StoredVersion, Validators
 from forebay.core.strategies import Facts
 from forebay.core.urls import origin_of
 from forebay.errors import UnknownRequest
-from forebay.models import Request, RequestCacheConfiguration, RequestSpec, Response
+from forebay.models import Request, RequestCacheConfiguration, RequestSpec, Response, Status
 
 UNDO_SECONDS = 86_400.0  # what is deleted can be had back for a day
 
@@ -170,15 +170,17 @@ class Catalog:
 
     def requests_of_url(self, url: str) -> list[Request]:
         """Every Request of *url*, the oldest first: their methods, fields, bodies or groups differ."""
-        query = select(requests).where(requests.c.url == url).order_by(requests.c.first_requested_at)
-        with self.database.read() as db:
-            return [request_of(row) for row in db.execute(query)]
+        return self.list_requests(url=url)
 
-    def list_requests(self, *, group: str | None = None, skip: int = 0, limit: int | None = None) -> list[Request]:
-        """Requests, the oldest first."""
+    def list_requests(
+        self, *, group: str | None = None, url: str | None = None, skip: int = 0, limit: int | None = None
+    ) -> list[Request]:
+        """Requests, the oldest first; of a group, or of a URL."""
         query = select(requests).order_by(requests.c.first_requested_at, requests.c.id).offset(skip).limit(limit)
         if group is not None:
             query = query.where(requests.c.group_name == group)
+        if url is not None:
+            query = query.where(requests.c.url == url)
         with self.database.read() as db:
             return [request_of(row) for row in db.execute(query)]
 
@@ -208,10 +210,18 @@ class Catalog:
             rows = db.execute(_RESPONSES_BY_ID, {"ids": list(response_ids)}).all()
         return {row.id: response_of(row, now_us=micros(now)) for row in rows}
 
-    def newest(self, request_id: str, *, now: float) -> Response | None:
-        """The newest version, whatever its status."""
-        query = _RESPONSES.where(responses.c.request_id == request_id, _live)
-        return self._one(query.order_by(responses.c.version.desc()), now=now)
+    def newest(
+        self,
+        request_id: str,
+        *,
+        status: Status | None = None,
+        tag: str | None = None,
+        pinned: bool | None = None,
+        now: float,
+    ) -> Response | None:
+        """The newest version, whatever its status unless one is asked for; with that tag, or pinned or not."""
+        found = self.versions(request_id, status=status, tag=tag, pinned=pinned, limit=1, now=now)
+        return found[0] if found else None
 
     def latest_ready(self, request_id: str, *, now: float) -> Response | None:
         """The newest ready version."""
@@ -242,12 +252,31 @@ class Catalog:
             query = query.where(exists().where(tags.c.response_id == responses.c.id, tags.c.tag == tag))
         return self._one(query, now=now)
 
-    def versions(self, request_id: str, *, deleted: bool = False, now: float) -> list[Response]:
-        """All versions of a Request, the newest first; with *deleted*, the deleted ones instead."""
-        condition = responses.c.deleted_at.is_not(None) if deleted else _live
-        query = _RESPONSES.where(responses.c.request_id == request_id, condition).order_by(
-            responses.c.version.desc()
-        )
+    def versions(
+        self,
+        request_id: str,
+        *,
+        deleted: bool = False,
+        status: Status | None = None,
+        tag: str | None = None,
+        pinned: bool | None = None,
+        skip: int = 0,
+        limit: int | None = None,
+        now: float,
+    ) -> list[Response]:
+        """The versions of a Request that are as asked for, the newest first; with *deleted*, of the deleted ones
+        instead."""
+        conditions = [
+            responses.c.request_id == request_id,
+            responses.c.deleted_at.is_not(None) if deleted else _live,
+        ]
+        if status is not None:
+            conditions.append(responses.c.status == status)
+        if tag is not None:
+            conditions.append(exists().where(tags.c.response_id == responses.c.id, tags.c.tag == tag))
+        if pinned is not None:
+            conditions.append(_is_pinned(now) if pinned else ~_is_pinned(now))
+        query = _RESPONSES.where(*conditions).order_by(responses.c.version.desc()).offset(skip).limit(limit)
         with self.database.read() as db:
             return [response_of(row, now_us=micros(now)) for row in db.execute(query).all()]
 
@@ -425,9 +454,7 @@ class Catalog:
 
     def usage(self, *, now: float) -> Usage:
         """What the folder holds."""
-        pinned = responses.c.pinned & (
-            responses.c.pinned_until.is_(None) | (responses.c.pinned_until > micros(now))
-        )
+        pinned = _is_pinned(now)
         with self.database.read() as db:
             stored = db.execute(select(func.count(), func.coalesce(func.sum(contents.c.size_bytes), 0))).one()
             ready = and_(_live, responses.c.status == "ready")
@@ -449,6 +476,10 @@ class Catalog:
                 content_bytes=stored[1],
                 logical_bytes=versions[1],
             )
+
+
+def _is_pinned(now: float) -> ColumnElement[bool]:
+    return responses.c.pinned & (responses.c.pinned_until.is_(None) | (responses.c.pinned_until > micros(now)))
 
 
 def _referenced() -> Any:
