@@ -1,0 +1,126 @@
+"""Errors as problem documents (RFC 9457): what a client gets when it cannot have what it asked for.
+
+The text of an error goes out only where it is about what was asked. What our storage says names folders, and
+what nobody foresaw may name anything: both go to the log, and the client gets the code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from http import HTTPStatus
+from typing import Any
+
+from forebay.errors import (
+    ContentRotten,
+    DiskFull,
+    ForebayError,
+    InvalidValue,
+    ScopeMissing,
+    StorageError,
+    TokenInvalid,
+    TokenMissing,
+)
+
+log = logging.getLogger("forebay.server")
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Field = tuple[bytes, bytes]
+
+# Each answer has them: a body is what its type says, and no page of another site may embed it (Fetch, "CORP").
+SECURITY_FIELDS: tuple[Field, ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_PROBLEM_FIELDS: tuple[Field, ...] = (
+    (b"content-type", b"application/problem+json"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"sandbox; default-src 'none'; frame-ancestors 'none'"),
+    *SECURITY_FIELDS,
+)
+# Renamed by RFC 9110; Python has the new names from 3.13 on.
+_PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
+
+
+def problem(status: int, *, code: str, detail: str, retryable: bool = False) -> dict[str, Any]:
+    """A problem document; for what is no `ForebayError`, such as a path that leads nowhere."""
+    return {
+        # RFC 9457 section 4.2.1: the title is then the phrase of the status; `code` tells the cases apart.
+        "type": "about:blank",
+        "title": _PHRASES.get(status) or HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "retryable": retryable,
+    }
+
+
+def problem_of(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and problem document of *error*. One that is no `ForebayError` is a bug of ours: 500, and nothing
+    of it is said."""
+    if not isinstance(error, ForebayError):
+        detail = "this should not happen; the server's log says more"
+        return 500, problem(500, code="unexpected", detail=detail)
+    document = problem(error.status, code=error.code, detail=_detail(error), retryable=error.retryable)
+    if isinstance(error, InvalidValue):
+        document["field"] = error.field
+    return error.status, document
+
+
+def _detail(error: ForebayError) -> str:
+    match error:
+        case DiskFull():
+            return "no space is left where the content is kept; everything stored stays readable"
+        case ContentRotten():
+            return str(error)
+        case StorageError():
+            return "the storage failed; the server's log says how"
+        case _:
+            return str(error)
+
+
+def problem_body(document: dict[str, Any]) -> bytes:
+    """*document* as JSON, in ASCII: whatever was quoted in it cannot break it."""
+    return json.dumps(document, separators=(",", ":")).encode("ascii")
+
+
+def problem_fields(error: Exception | None = None) -> list[Field]:
+    """The fields of a problem document but for its length; where a token or a scope is missing, with the
+    challenge (RFC 9110 section 11.6.1, RFC 6750 section 3, RFC 7617 section 2.1)."""
+    fields = list(_PROBLEM_FIELDS)
+    match error:
+        case TokenMissing():
+            fields.append((b"www-authenticate", _challenge("") + _BASIC))
+        case TokenInvalid():
+            fields.append((b"www-authenticate", _challenge(', error="invalid_token"') + _BASIC))
+        case ScopeMissing():
+            lacks = f', error="insufficient_scope", scope="{error.scope}"'
+            fields.append((b"www-authenticate", _challenge(lacks)))
+    return fields
+
+
+_BASIC = b', Basic realm="forebay", charset="UTF-8"'
+
+
+def _challenge(more: str) -> bytes:
+    return b'Bearer realm="forebay"' + more.encode("ascii")
+
+
+def note_if_ours(error: Exception) -> None:
+    """Log what a client is not told: errors of the storage, and those that nobody foresaw."""
+    if isinstance(error, StorageError):
+        log.error("%s [%s]", error, error.code)
+    elif not isinstance(error, ForebayError):
+        log.error("this should not happen", exc_info=error)
+
+
+async def send_problem(send: Send, error: Exception, *, head: bool = False, fields: Iterable[Field] = ()) -> None:
+    """Answer with *error* as a whole ASGI response. *head*: without its body (RFC 9110 section 9.3.2). *fields*
+    come on top of those that each problem has."""
+    note_if_ours(error)
+    status, document = problem_of(error)
+    body = problem_body(document)
+    every = [*problem_fields(error), (b"content-length", b"%d" % len(body)), *fields]
+    await send({"type": "http.response.start", "status": status, "headers": every})
+    await send({"type": "http.response.body", "body": b"" if head else body})
