@@ -305,6 +305,19 @@ class ContentTooLarge(OriginError):
         self.limit_bytes, self.size_bytes = limit_bytes, size_bytes
 
 
+class FollowBroken(OriginError):
+    """What was read while it landed will not be completed: the download started over, or failed."""
+
+    code = "follow_broken"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "follow_broken",
+            "the download of what is being read here was given up; what was read of it is void, so open it again",
+            retryable=True,
+        )
+
+
 # --- ours ---------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 ``<key>.<fence>.part`` holds the bytes; ``<key>.<fence>.mark`` says how many of them are true. The mark is
 advanced *after* the write, so that a killed writer leaves it true; after a crash of the machine only its
 synced length counts. What the download layer must remember of the origin (validators, total) travels in the
-mark as ``meta``, opaque here.
+mark as ``meta``, opaque here. Each change of a mark rings its key: followers (`forebay.content.following`) look.
 
 A body that arrives in one piece never gets a mark: it is written, synced and committed at once.
 """
@@ -11,6 +11,7 @@ A body that arrives in one piece never gets a mark: it is written, synced and co
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import struct
@@ -19,17 +20,36 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from pathlib import Path
 
 from forebay.content.durable import storage_errors, sync_file, sync_folder, write_all
 
-# magic, generation, reserved, length, synced length, hash of the boot id, inode of the data, CRC of these
+# magic, generation, state, length, synced length, hash of the boot id, inode of the data, CRC of these
 _MARK = struct.Struct("<8sIIQQQQI")
 _MAGIC = b"FBYMARK1"
 _META_AT = 64
 _META_HEAD = struct.Struct("<II")  # length, CRC
 _READ_BYTES = 1 << 20
+# What a mark has, nearly always: it is read at once.
+_MARK_BYTES = 4096
+
+
+Ring = Callable[[str], None]
+
+
+class State(Enum):
+    """What becomes of a generation; the values are those in the mark."""
+
+    GROWING = 0
+    """Somebody writes it, or was killed while writing."""
+    WHOLE = 1
+    """Every byte is there, verified as far as anything was expected of it, and synced."""
+    GIVEN_UP = 2
+    """Nothing will come of it: the download started over, or failed for good."""
+    STANDING = 3
+    """Left to be resumed; whether the origin still has the same is not known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +61,7 @@ class Mark:
     synced: int
     inode: int
     meta: bytes
+    state: State = State.GROWING
 
 
 @cache
@@ -60,36 +81,52 @@ def read_mark(path: Path) -> Mark | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
+    return _parsed(data)
+
+
+def read_open_mark(descriptor: int) -> Mark | None:
+    """The same of an open file, whatever its name is by now."""
+    data = os.pread(descriptor, _MARK_BYTES, 0)
+    while len(data) % _MARK_BYTES == 0 and (more := os.pread(descriptor, _MARK_BYTES, len(data))):
+        data += more
+    return _parsed(data)
+
+
+def _parsed(data: bytes) -> Mark | None:
     if len(data) < _META_AT + _META_HEAD.size:
         return None
-    magic, generation, _, length, synced, boot, inode, crc = _MARK.unpack_from(data)
+    magic, generation, state, length, synced, boot, inode, crc = _MARK.unpack_from(data)
     meta_length, meta_crc = _META_HEAD.unpack_from(data, _META_AT)
     meta = data[_META_AT + _META_HEAD.size :][:meta_length]
     if magic != _MAGIC or crc != zlib.crc32(data[: _MARK.size - 4]) or meta_crc != zlib.crc32(meta):
         return None
-    return Mark(generation, length if boot == _boot() else synced, synced, inode, meta)
+    if state >= len(State):
+        return None  # a newer Forebay's
+    return Mark(generation, length if boot == _boot() else synced, synced, inode, meta, State(state))
 
 
 class PartialFile:
     """One generation of a download under way. Used by one thread at a time, but for `sync`."""
 
-    def __init__(self, folder: Path, name: str, *, generation: int) -> None:
+    def __init__(self, folder: Path, name: str, *, generation: int, ring: Callable[[], None]) -> None:
         self._folder = folder
+        self._ring = ring
         self.path = folder / f"{name}.part"
         self._mark_path = folder / f"{name}.mark"
         self.generation = generation
         self.length = 0
         self.synced = 0
+        self._state = State.GROWING
         self._data = -1
         self._mark = -1
         self._inode = 0
         self._marking = threading.Lock()
 
     @classmethod
-    def create(cls, folder: Path, name: str, *, generation: int) -> PartialFile:
+    def create(cls, folder: Path, name: str, *, generation: int, ring: Callable[[], None]) -> PartialFile:
         """A new, empty generation; what an older one of the same name held is dropped. Its readers keep the
         file that they have open."""
-        partial = cls(folder, name, generation=generation)
+        partial = cls(folder, name, generation=generation, ring=ring)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with storage_errors("a partial file", folder):
             try:
@@ -100,9 +137,9 @@ class PartialFile:
         return partial
 
     @classmethod
-    def reopen(cls, folder: Path, name: str, mark: Mark) -> PartialFile:
-        """Go on where *mark* says; bytes beyond it are cut off."""
-        partial = cls(folder, name, generation=mark.generation)
+    def reopen(cls, folder: Path, name: str, mark: Mark, *, ring: Callable[[], None]) -> PartialFile:
+        """Go on where *mark* says; bytes beyond it are cut off. It stands until something is appended."""
+        partial = cls(folder, name, generation=mark.generation, ring=ring)
         with storage_errors("a partial file", folder):
             partial.path.chmod(0o600)  # its old owner may have died between `seal` and the commit
             partial._data = os.open(partial.path, os.O_RDWR | os.O_CLOEXEC)
@@ -111,18 +148,24 @@ class PartialFile:
         partial._inode = mark.inode
         partial.length = mark.length
         partial.synced = min(mark.synced, mark.length)
+        partial._state = State.STANDING
         return partial
 
-    def keep_mark(self, meta: bytes) -> None:
-        """Begin to keep a mark, with *meta* in it: from here on the file can be resumed and followed."""
+    def keep_mark(self, meta: bytes, *, standing: bool = False) -> None:
+        """Begin to keep a mark, with *meta* in it: from here on the file can be resumed and followed.
+        *standing*: nobody will write until it is resumed."""
         with storage_errors("a partial file", self._folder):
             if self._mark < 0:
                 self._inode = os.fstat(self._data).st_ino
-                flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                self._mark_path.unlink(missing_ok=True)  # never another's: it may be followed
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 self._mark = os.open(self._mark_path, flags, 0o600)
+            if standing:
+                self._state = State.STANDING
             head = _META_HEAD.pack(len(meta), zlib.crc32(meta))
             write_all(self._mark, memoryview(head + meta), _META_AT)
             self._advance()
+        self._ring()
 
     @property
     def marked(self) -> bool:
@@ -134,8 +177,11 @@ class PartialFile:
         with storage_errors("a partial file", self._folder):
             write_all(self._data, data, self.length)
             self.length += len(data)
+            self._state = State.GROWING
             if self._mark >= 0:
                 self._advance()
+        if self._mark >= 0:
+            self._ring()
 
     def _advance(self) -> None:
         # `sync` runs beside `append`: neither may write an older mark over the other's.
@@ -143,7 +189,8 @@ class PartialFile:
             self._write_mark()
 
     def _write_mark(self) -> None:
-        head = _MARK.pack(_MAGIC, self.generation, 0, self.length, self.synced, _boot(), self._inode, 0)[:-4]
+        state = self._state.value
+        head = _MARK.pack(_MAGIC, self.generation, state, self.length, self.synced, _boot(), self._inode, 0)[:-4]
         write_all(self._mark, memoryview(head + struct.pack("<I", zlib.crc32(head))), 0)
 
     def sync(self) -> None:
@@ -170,10 +217,17 @@ class PartialFile:
                 offset += got
 
     def seal(self) -> None:
-        """`sync` for the last time: the bytes are whole, and nobody writes them any more."""
+        """`sync` for the last time: the bytes are whole and verified, and nobody writes them any more."""
         with storage_errors("a partial file", self._folder):
             os.fchmod(self._data, 0o444)
         self.sync()
+        self._state = State.WHOLE
+        if self._mark >= 0:
+            # After the sync: followers take the last byte for a success. It need not be synced itself: after a
+            # crash of the machine somebody else must find out what is still true anyway.
+            with storage_errors("a partial file", self._folder):
+                self._advance()
+            self._ring()
 
     def close(self) -> None:
         """Close the files and leave them where they are."""
@@ -183,12 +237,23 @@ class PartialFile:
         self._data = self._mark = -1
 
     def discard(self) -> None:
-        """Close and remove the files."""
+        """Close and remove the files; who follows them is told, unless they are whole."""
+        with contextlib.suppress(OSError):
+            if self._state is not State.WHOLE and self._is_ours():
+                self._state = State.GIVEN_UP
+                self._advance()
+        marked = self.marked
         self.close()
         # The mark first: one without its file would only mislead. What cannot be removed is the sweep's.
         with contextlib.suppress(OSError):
             self._mark_path.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
+        if marked:
+            self._ring()
+
+    def _is_ours(self) -> bool:
+        """Whether the mark still has our name: whoever adopted it goes on with the same file."""
+        return self.marked and self._mark_path.stat().st_ino == os.fstat(self._mark).st_ino
 
     def leave(self) -> None:
         """The bytes are committed under their digest: remove what is left here. Without a mark that is nothing."""
@@ -199,34 +264,37 @@ class PartialFile:
 
 
 class Partials:
-    """The folder of partial files, by key (a Request's id) and fence."""
+    """The folder of partial files, by key (a Request's id) and fence. *ring* is called with the key of what has
+    changed, by the thread that changed it: it must not wait."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, ring: Ring = lambda _: None) -> None:
         self.folder = folder
+        self.ring = ring
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def create(self, key: str, *, fence: int, generation: int) -> PartialFile:
         """A new generation under this fence."""
-        return PartialFile.create(self.folder, f"{key}.{fence}", generation=generation)
+        ring = functools.partial(self.ring, key)
+        return PartialFile.create(self.folder, f"{key}.{fence}", generation=generation, ring=ring)
 
     def adopt(self, key: str, *, fence: int, trust: Callable[[bytes], bool]) -> tuple[PartialFile, bytes] | None:
         """What an earlier fence left of *key*, renamed so that its old owner cannot commit it, with its meta;
         None when there is nothing to go on from, or when *trust* says no to the meta: whoever still holds the
         file open could write into it."""
-        found = self._newest_mark(key)
-        mark = None if found is None else read_mark(self.folder / f"{key}.{found}.mark")
-        part = None if mark is None else self._part_of(key, mark)
-        if mark is None or part is None or mark.length == 0 or not trust(mark.meta):
+        found = self.newest_mark(key)
+        mark = None if found is None else read_mark(found)
+        part = None if mark is None else self.part_of(key, mark)
+        if found is None or mark is None or part is None or mark.length == 0 or not trust(mark.meta):
             self.discard(key)
             return None
         new = f"{key}.{fence}"
         with storage_errors("a partial file", self.folder):
             # A crash between the two leaves a pair that still belongs together, by the inode in the mark.
             part.rename(self.folder / f"{new}.part")
-            (self.folder / f"{key}.{found}.mark").rename(self.folder / f"{new}.mark")
-        return PartialFile.reopen(self.folder, new, mark), mark.meta
+            found.rename(self.folder / f"{new}.mark")
+        return PartialFile.reopen(self.folder, new, mark, ring=functools.partial(self.ring, key)), mark.meta
 
-    def _part_of(self, key: str, mark: Mark) -> Path | None:
+    def part_of(self, key: str, mark: Mark) -> Path | None:
         """The file that *mark* speaks of."""
         for path in self.folder.glob(f"{key}.*.part"):
             with contextlib.suppress(FileNotFoundError):
@@ -235,19 +303,22 @@ class Partials:
                     return path
         return None
 
-    def _newest_mark(self, key: str) -> int | None:
-        fences = [int(path.name.split(".")[1]) for path in self.folder.glob(f"{key}.*.mark")]
-        return max(fences, default=None)
+    def newest_mark(self, key: str) -> Path | None:
+        """The mark of whoever was the last to begin or to take over *key*."""
+        return max(self.folder.glob(f"{key}.*.mark"), key=_fence, default=None)
 
     def mark(self, key: str) -> Mark | None:
         """How far the download of *key* is, whoever runs it; None before its first marked byte."""
-        fence = self._newest_mark(key)
-        return None if fence is None else read_mark(self.folder / f"{key}.{fence}.mark")
+        path = self.newest_mark(key)
+        return None if path is None else read_mark(path)
 
     def discard(self, key: str) -> None:
         """Remove whatever is left of *key*, marks first: one without its file would only mislead."""
-        for path in sorted(self.folder.glob(f"{key}.*")):
+        found = sorted(self.folder.glob(f"{key}.*"))
+        for path in found:
             path.unlink(missing_ok=True)
+        if found:
+            self.ring(key)
 
     def leftovers(self) -> Iterator[tuple[str, float, int]]:
         """(key, Unix time of the last write, bytes) of each partial file, and of each mark that lost its own."""
@@ -262,3 +333,7 @@ class Partials:
         """Make the names of the partial files survive a crash of the machine."""
         with storage_errors("the folder of partial files", self.folder):
             sync_folder(self.folder)
+
+
+def _fence(path: Path) -> int:
+    return int(path.name.split(".")[1])

@@ -215,7 +215,7 @@ class Landing:
             partial, self._partial = self._partial, None
             try:
                 self._raise_sync_error()
-                partial.keep_mark(sign_off(self._meta))
+                partial.keep_mark(sign_off(self._meta), standing=True)
                 partial.sync()
             except StorageError:
                 partial.discard()  # what it holds cannot be trusted
