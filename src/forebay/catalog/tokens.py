@@ -112,7 +112,9 @@ class Tokens:
     def list_tokens(self) -> list[Token]:
         """All tokens, the revoked ones included, the oldest first."""
         with self._database.read() as db:
-            return [_token_of(row) for row in db.execute(select(tokens).order_by(tokens.c.created_at, tokens.c.id))]
+            return [
+                _token_of(row) for row in db.execute(select(tokens).order_by(tokens.c.created_at, tokens.c.name))
+            ]
 
     def revoke(self, name: str, *, now: float) -> Token:
         """End a token; ending it twice is ending it once. Raises `UnknownToken`. Durable on return."""
