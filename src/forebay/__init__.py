@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from forebay.abay import AsyncForebay, aopen
-    from forebay.bay import Forebay, StorageUsage, open
-    from forebay.errand import Fetched
+    from forebay.bay import Forebay, open
     from forebay.errors import (
         ContentRotten,
         ForebayError,
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
         StateError,
         StorageError,
     )
-    from forebay.fetch.transfer import Progress
-    from forebay.housekeeping import GcReport, VerifyReport
     from forebay.models import (
         ReCachingStrategy,
         Request,
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
         ResponseContentAttributes,
         ResponseDownloadStats,
     )
+    from forebay.reports import Fetched, GcReport, Progress, StorageUsage, VerifyReport
     from forebay.settings import Settings
 
 __version__ = "0.1.0"
@@ -50,19 +48,17 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "forebay.bay": ("Forebay", "StorageUsage", "open"),
+    "forebay.bay": ("Forebay", "open"),
     "forebay.abay": ("AsyncForebay", "aopen"),
-    "forebay.errand": ("Fetched",),
     "forebay.errors": (
         "ContentRotten", "ForebayError", "HashMismatch", "OriginError", "OriginRefused", "RequestError",
         "StateError", "StorageError",
     ),
-    "forebay.fetch.transfer": ("Progress",),
-    "forebay.housekeeping": ("GcReport", "VerifyReport"),
     "forebay.models": (
         "ReCachingStrategy", "Request", "RequestCacheConfiguration", "RequestSpec", "Response",
         "ResponseContentAttributes", "ResponseDownloadStats",
     ),
+    "forebay.reports": ("Fetched", "GcReport", "Progress", "StorageUsage", "VerifyReport"),
     "forebay.settings": ("Settings",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -14,14 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from forebay.bay import Forebay, OnProgress, StorageUsage, open, outcome_of, response_or_raise
+from forebay.bay import Forebay, open, outcome_of, response_or_raise
 from forebay.core.urls import show_url
-from forebay.errand import Fetched, Wish
 from forebay.errors import ForebayError
 from forebay.fetch.fetcher import Ticket
-from forebay.housekeeping import GcReport, VerifyReport
 from forebay.models import AnyStrategy, Request, RequestSpec, Response
-from forebay.wishes import wishes
+from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport
+from forebay.wishes import Wish, wishes
 
 _PROGRESS_EVERY_S = 0.1
 # Fetches under way at once in one call; most of them wait for a slot, each in a coroutine.

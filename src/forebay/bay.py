@@ -12,7 +12,6 @@ import queue
 import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,7 +30,7 @@ from forebay.content.files import FileContentStore
 from forebay.content.partial import Partials
 from forebay.core.strategies import Facts
 from forebay.core.urls import normalise_url, show_url
-from forebay.errand import Errand, Fetched, Wish, make_job
+from forebay.errand import Errand, make_job
 from forebay.errors import (
     ContentRotten,
     ForebayError,
@@ -44,9 +43,9 @@ from forebay.fetch.fetcher import Fetcher, Settled, Ticket
 from forebay.fetch.gate import Gate
 from forebay.fetch.owner import Owner
 from forebay.fetch.scheduler import Scheduler
-from forebay.fetch.transfer import Job, Progress, progress_of
-from forebay.fetch.transport import Transport, TransportSettings, system_ca_file
-from forebay.housekeeping import GcReport, Housekeeping, Touches, VerifyReport
+from forebay.fetch.transfer import Job, progress_of
+from forebay.fetch.transport import Transport, TransportSettings
+from forebay.housekeeping import Housekeeping, Touches
 from forebay.models import (
     AnyStrategy,
     Request,
@@ -57,32 +56,16 @@ from forebay.models import (
     invalid_from,
     without_secrets,
 )
+from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport
 from forebay.settings import Settings
-from forebay.wishes import strategy_of, wishes
+from forebay.trust import system_ca_file
+from forebay.wishes import Wish, strategy_of, wishes
 
 log = logging.getLogger("forebay")
 
-OnProgress = Callable[[str, Progress], None]
 _PROGRESS_EVERY_S = 0.1
 # Errands under way at once in one call: enough to keep every connection busy, few enough for any memory.
 _WINDOW = 256
-
-
-@dataclass(frozen=True, slots=True)
-class StorageUsage:
-    """What a folder holds, in counts and bytes; see `forebay.catalog.Usage` for the first ones."""
-
-    requests: int
-    versions: int
-    pinned_versions: int
-    deleted_versions: int
-    contents: int
-    content_bytes: int
-    logical_bytes: int
-    partial_bytes: int
-    catalog_bytes: int
-    quota_bytes: int | None
-    free_bytes: int
 
 
 class Forebay:

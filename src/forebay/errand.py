@@ -7,8 +7,6 @@ The sync and the async face of the API each drive it their own way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
 from forebay.catalog.catalog import Catalog, Registered
 from forebay.content.files import FileContentStore
@@ -27,39 +25,12 @@ from forebay.errors import (
 )
 from forebay.fetch.fetcher import Settled
 from forebay.fetch.transfer import Job
-from forebay.models import AnyStrategy, Request, RequestSpec, Response, body_to_send
+from forebay.models import AnyStrategy, Request, Response, body_to_send
+from forebay.reports import Fetched, How
+from forebay.wishes import Wish
 
 # Rounds of "another process was at it": each ends with a fetch that has finished somewhere.
 _MAX_ROUNDS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the caller wants of a URL. *asked*: as it was given. *expected*: (algorithm, hex digest)."""
-
-    spec: RequestSpec
-    asked: str | RequestSpec
-    refresh: AnyStrategy | None = None
-    expected: tuple[str, str] | None = None
-    tag: str | None = None
-    version: str | None = None
-    offline: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What came of a URL.
-
-    *how*: ``stored`` (fresh; no connection was opened), ``fetched`` (a new version), ``unchanged`` (the origin
-    said so), ``stale`` (the origin failed, *error* says how; the last good version), ``failed`` (no version;
-    *error* says why). *url* is fit to be shown, without secrets; *asked* is what was given.
-    """
-
-    url: str
-    response: Response | None
-    how: Literal["stored", "fetched", "unchanged", "stale", "failed"]
-    error: ForebayError | None = None
-    asked: str | RequestSpec = field(default="", repr=False)  # it may hold secrets
 
 
 Next = Fetched | Job
@@ -109,7 +80,7 @@ class Errand:
     def _fetched(
         self,
         response: Response | None,
-        how: Literal["stored", "fetched", "unchanged", "stale", "failed"],
+        how: How,
         error: ForebayError | None = None,
     ) -> Fetched:
         return Fetched(self.url, response, how, error, asked=self.wish.asked)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 from forebay.catalog.catalog import UNDO_SECONDS, Catalog
 from forebay.catalog.frontier import Frontier
@@ -16,50 +14,11 @@ from forebay.core.retention import Eviction, Held, evictions, evictions_for_quot
 from forebay.core.urls import show_url
 from forebay.fetch.owner import Owner
 from forebay.models import Response
+from forebay.reports import GcItem, GcReport, Rot, VerifyReport
 
 _SWEEP_EVERY_S = 60.0
 # Under a quota there is no grace: later than any time that a content was orphaned at.
 _AT_ONCE = float(2**40)
-
-
-@dataclass(frozen=True, slots=True)
-class GcItem:
-    """One thing that goes, with its reason. *name*: a version, a digest, or a partial file's Request."""
-
-    kind: Literal["version", "deleted", "content", "partial"]
-    name: str
-    url: str | None
-    size_bytes: int
-    reason: str
-
-
-@dataclass(slots=True)
-class GcReport:
-    """What went, or would go. ``freed_bytes``: contents and partial files that are gone now.
-    ``evicted_bytes``: the sizes of versions that went; their content follows after the grace time, unless
-    another version has it."""
-
-    items: list[GcItem] = field(default_factory=list)
-    freed_bytes: int = 0
-    evicted_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Rot:
-    """One damaged content and the versions that had it."""
-
-    sha256: str
-    found: str
-    responses: list[Response]
-
-
-@dataclass(slots=True)
-class VerifyReport:
-    """What `verify` read, and what was wrong."""
-
-    checked: int = 0
-    checked_bytes: int = 0
-    rotten: list[Rot] = field(default_factory=list)
 
 
 class Touches:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from forebay.core.digests import HASH_NAMES, hex_length
-from forebay.errand import Wish
 from forebay.errors import InvalidValue
 from forebay.models import (
     AnyStrategy,
@@ -18,6 +18,19 @@ from forebay.models import (
     check_tag,
     invalid_from,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the caller wants of a URL. *asked*: as it was given. *expected*: (algorithm, hex digest)."""
+
+    spec: RequestSpec
+    asked: str | RequestSpec
+    refresh: AnyStrategy | None = None
+    expected: tuple[str, str] | None = None
+    tag: str | None = None
+    version: str | None = None
+    offline: bool = False
 
 
 def wishes(

@@ -26,7 +26,6 @@ import pytest
 import forebay
 from forebay import Progress, RequestSpec, Response
 from forebay.bay import Forebay
-from forebay.errand import Fetched
 from forebay.errors import (
     ContentRotten,
     InvalidValue,
@@ -36,6 +35,7 @@ from forebay.errors import (
     UnknownRequest,
     UnknownVersion,
 )
+from forebay.reports import Fetched
 from origin import Behaviour, Busy, Exchange, Held, Origin, Resource, Stall, Status, blob
 
 MakeBay = Callable[..., Forebay]

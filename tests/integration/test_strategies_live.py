@@ -17,8 +17,8 @@ import pytest
 
 from forebay import ReCachingStrategy, RequestSpec, Response
 from forebay.bay import Forebay
-from forebay.errand import Fetched
 from forebay.errors import InvalidValue, NotStored, OriginError, StateError, UnknownRequest, UnknownVersion
+from forebay.reports import Fetched
 from origin import Chunked, Exchange, FailFirst, Held, Origin, Resource, Status, blob
 
 MakeBay = Callable[..., Forebay]

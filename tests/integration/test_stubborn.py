@@ -18,7 +18,6 @@ import pytest
 
 from forebay import RequestSpec, Response
 from forebay.bay import Forebay
-from forebay.errand import Fetched
 from forebay.errors import (
     ContentTooLarge,
     ForebayError,
@@ -28,6 +27,7 @@ from forebay.errors import (
     OriginError,
     OriginRefused,
 )
+from forebay.reports import Fetched
 from origin import (
     Behaviour,
     Busy,

@@ -16,7 +16,7 @@ from forebay.cli.show import printable, size_text
 from forebay.core.urls import show_url
 
 if TYPE_CHECKING:
-    from forebay.fetch.transfer import Progress as Fetching
+    from forebay.reports import Progress as Fetching
 
 _REDRAW_S = 0.1
 _LONGEST_NAME = 32

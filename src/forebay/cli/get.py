@@ -26,9 +26,9 @@ from forebay.cli.options import Data, open_bay, parse_size
 from forebay.errors import ForebayError, InvalidValue
 
 if TYPE_CHECKING:
-    from forebay.bay import Forebay, OnProgress
-    from forebay.errand import Fetched
+    from forebay.bay import Forebay
     from forebay.models import Response
+    from forebay.reports import Fetched, OnProgress
 
 _WHERE, _WHICH, _NETWORK = "Where it goes", "Which content", "How it is fetched"
 

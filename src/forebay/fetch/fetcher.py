@@ -44,7 +44,6 @@ from forebay.fetch.transfer import (
     End,
     GaveUp,
     Job,
-    Progress,
     StillCurrent,
     Suspended,
     Transfer,
@@ -54,6 +53,7 @@ from forebay.fetch.transfer import (
 )
 from forebay.fetch.transport import Transport
 from forebay.models import Response
+from forebay.reports import Progress
 
 log = logging.getLogger(__name__)
 
@@ -332,6 +332,7 @@ class Fetcher:
                 self._over(transfer, mapped)
             for ticket in new:
                 self._settle(ticket, mapped)
+            self._ring(started, begun, ended)
             return
         for transfer, end in ended:
             if isinstance(end, Suspended):
@@ -340,7 +341,16 @@ class Fetcher:
                 end.landed.partial.close()  # not taken in: it may be resumed
             elif isinstance(end, Whole):
                 end.landed.partial.leave()
+        self._ring(started, begun, ended)
         self._announce(finished, {transfer.lease: transfer for transfer, _ in ended}, errors)
+
+    def _ring(
+        self, started: Sequence[Lease], begun: Sequence[Transfer], ended: Sequence[tuple[Transfer, End]]
+    ) -> None:
+        """Whoever waits for these, in any process, looks at the catalog again."""
+        changed = {lease.request_id for lease in started} | {transfer.job.request_id for transfer in begun}
+        for request_id in changed | {transfer.job.request_id for transfer, _ in ended}:
+            self._partials.ring(request_id)
 
     def _announce(
         self, finished: Sequence[Finished], transfers: Mapping[Lease, Transfer], errors: Mapping[str, ForebayError]

@@ -45,6 +45,7 @@ from forebay.errors import ForebayError, HashMismatch, OriginError, OriginRefuse
 from forebay.fetch.landing import Landed, Landing, Workers, failing
 from forebay.fetch.owner import Owner
 from forebay.fetch.transport import Exchange, Refused, Take, Timer, Transport
+from forebay.reports import Progress
 
 log = logging.getLogger(__name__)
 
@@ -68,19 +69,6 @@ class Job:
     probe: bool = False
     previous_media_type: str | None = None
     expected: tuple[str, str] | None = None
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a download is; read by any thread. *state*: ``queued``, ``waiting``, ``downloading``, ``done``.
-    *reason*: why the last attempt failed."""
-
-    state: str = "queued"
-    downloaded_bytes: int = 0
-    total_bytes: int | None = None
-    attempt: int = 0
-    resumed_bytes: int = 0
-    reason: str | None = None
 
 
 # --- how a transfer ended -------------------------------------------------------------------------------
@@ -204,7 +192,7 @@ class Transfer:
         return self._signed(json.dumps({"from": asdict(representation)}).encode())
 
     def _signed(self, meta: bytes) -> bytes:
-        return json.dumps(_meta(meta) | {"owner": self.shop.owner.id}).encode()
+        return json.dumps(_meta(meta) | {"owner": self.shop.owner.id, "version": self.lease.version}).encode()
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -236,6 +224,9 @@ class Transfer:
         if self._prefix is not None:
             self._length, self._generation, meta = self._prefix
             prefix = _representation(meta)
+        elif self.lease.resumed:
+            # Readers may have had bytes of this version that are lost by now, under any low number.
+            self._generation = random.randrange(1 << 30, 1 << 31)  # noqa: S311
         deadline = self.job.limits.deadline_s
         if deadline is not None:
             self._timer = self.shop.transport.call_later(deadline, self._on_deadline)
@@ -516,7 +507,8 @@ def _signed_off(meta: bytes) -> bytes:
 
 
 def _meta(meta: bytes) -> dict[str, Any]:
-    """What a mark's meta holds: who writes (``owner``), and what the origin said of the content (``from``)."""
+    """What a mark's meta holds: who writes (``owner``) which ``version``, and what the origin said of the content
+    (``from``)."""
     try:
         found = json.loads(meta)
     except ValueError:
@@ -524,13 +516,32 @@ def _meta(meta: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a mark tells of its download beside its watermark. *owner*: who writes it; None: nobody does now."""
+
+    owner: str | None
+    version: str | None
+    representation: Representation | None
+
+
+def told(meta: bytes) -> Told:
+    """What a mark's *meta* tells; nothing when it was written by another Forebay."""
+    found = _meta(meta)
+    return Told(found.get("owner"), found.get("version"), _representation(meta))
+
+
+def total_of(meta: bytes) -> int | None:
+    """The length of the whole, as far as the origin told."""
+    known = _representation(meta)
+    return None if known is None else known.total
+
+
 def progress_of(mark: Mark | None) -> Progress:
     """How far a download is that another process runs, by its watermark."""
     if mark is None:
         return Progress(state="queued")
-    known = _representation(mark.meta)
-    total = None if known is None else known.total
-    return Progress(state="downloading", downloaded_bytes=mark.length, total_bytes=total)
+    return Progress(state="downloading", downloaded_bytes=mark.length, total_bytes=total_of(mark.meta))
 
 
 def _representation(meta: bytes) -> Representation | None:

@@ -592,17 +592,3 @@ def proxy_for(url: str, setting: str) -> str:
     if proxy_bypass_environment(host.rpartition(":")[0], found):
         return ""
     return found.get(scheme) or found.get("all") or ""
-
-
-def system_ca_file() -> str | None:
-    """The machine's own certificate bundle, which the client library's wheel does not know of."""
-    named = os.environ.get("SSL_CERT_FILE")
-    for path in (
-        named,
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/cert.pem",
-    ):
-        if path and os.path.isfile(path):  # noqa: PTH113
-            return path
-    return None
