@@ -127,6 +127,26 @@ class UnknownToken(RequestError):
         return f"no token is named {self.name}; `forebay token ls` lists them"
 
 
+class PreconditionFailed(RequestError):
+    """The version is not the one that the caller's If-Match or If-Unmodified-Since is about."""
+
+    code = "precondition_failed"
+    status = 412
+
+    def __str__(self) -> str:
+        return "this is not the version that If-Match or If-Unmodified-Since names; ask without it for what is there"
+
+
+class RangeNotSatisfiable(RequestError):
+    """No byte of the range that was asked for exists (RFC 9110 section 15.5.17)."""
+
+    code = "range_not_satisfiable"
+    status = 416
+
+    def __str__(self) -> str:
+        return "no byte of the range exists; Content-Range says how many there are"
+
+
 # --- the caller's: what a server does not let them do -------------------------------------------------
 
 
@@ -234,6 +254,100 @@ class GroupRefused(AccessDenied):
 
     def __str__(self) -> str:
         return f"this token may use the group {self.own!r} only"
+
+
+# --- the caller's: how a server is spoken to ------------------------------------------------------------
+
+
+class BodyTooLarge(RequestError):
+    """The body of what was sent is larger than any that is taken; it was not read."""
+
+    code = "body_too_large"
+    status = 413
+
+    def __init__(self, *, limit_bytes: int) -> None:
+        super().__init__(limit_bytes)
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return f"expected a body of at most {self.limit_bytes} bytes, got a larger one"
+
+
+class BodyTooSlow(RequestError):
+    """The body of what was sent did not arrive in time."""
+
+    code = "body_too_slow"
+    status = 408
+    retryable = True
+
+    def __init__(self, *, limit_s: float) -> None:
+        super().__init__(limit_s)
+        self.limit_s = limit_s
+
+    def __str__(self) -> str:
+        return f"expected the whole body within {self.limit_s:g} s; send it again"
+
+
+class BodyInvalid(RequestError):
+    """The body of what was sent is not JSON (RFC 8259)."""
+
+    code = "body_invalid"
+    status = 400
+
+    def __str__(self) -> str:
+        return "expected a body of JSON in UTF-8, got something else"
+
+
+class MediaTypeRefused(RequestError):
+    """The body of what was sent is of a type that is not taken here."""
+
+    code = "media_type_refused"
+    status = 415
+
+    def __init__(self, *, got: str) -> None:
+        super().__init__(got)
+        self.got = got
+
+    def __str__(self) -> str:
+        return f"expected Content-Type: application/json, got {self.got or 'none'!r}"
+
+
+class UnknownPath(RequestError):
+    """There is nothing at this path, whatever the method."""
+
+    code = "path_unknown"
+    status = 404
+
+    def __str__(self) -> str:
+        return "nothing is at this path; /docs lists what there is"
+
+
+class MethodRefused(RequestError):
+    """There is something at this path, but not for this method."""
+
+    code = "method_refused"
+    status = 405
+
+    def __init__(self, *, allowed: tuple[str, ...]) -> None:
+        super().__init__(allowed)
+        self.allowed = allowed
+
+    def __str__(self) -> str:
+        return f"expected one of {', '.join(self.allowed)}"
+
+
+class PortTaken(RequestError):
+    """A server cannot listen where it was told to."""
+
+    code = "port_taken"
+    status = 500
+
+    def __init__(self, *, address: str, port: int, reason: str) -> None:
+        super().__init__(address, port, reason)
+        self.address, self.port, self.reason = address, port, reason
+
+    def __str__(self) -> str:
+        return f"cannot listen on {self.address} port {self.port}: {self.reason}; choose another with --port"
 
 
 # --- the upstream's -----------------------------------------------------------------------------------

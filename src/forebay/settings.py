@@ -3,6 +3,7 @@ from it."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,7 +88,7 @@ class Settings(BaseSettings):
     )
     user_agent: str = Field(default="forebay/0.1 (+https://github.com/forebay/forebay)", description="User-Agent.")
 
-    @field_validator("allow_networks", mode="before")
+    @field_validator("allow_networks", "allow_hosts", mode="before", check_fields=False)
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -124,3 +125,38 @@ class Settings(BaseSettings):
             max_size_bytes=self.max_size_bytes,
             max_redirects=self.max_redirects,
         )
+
+
+def _default_workers() -> int:
+    # The fetch worker and the kernel's network work want some of a core, too.
+    return min(4, os.cpu_count() or 1)
+
+
+class ServerSettings(Settings):
+    """How a server works: the settings of a folder with a server's defaults, and its own."""
+
+    max_downloads: int = Field(default=16, ge=1, le=1000, description="Downloads at once.")
+    max_downloads_per_host: int = Field(
+        default=4,
+        ge=1,
+        le=1000,
+        description="Downloads at once from one host, over all processes on the folder.",
+    )
+    allow_private: bool = Field(default=False, description="Fetch from loopback and private networks.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="The address to listen on.")
+    port: int = Field(default=8008, ge=0, le=65535, description="The port to listen on; 0: any that is free.")
+    workers: int = Field(default_factory=_default_workers, ge=1, le=256, description="API processes.")
+    tls_cert: Path | None = Field(default=None, description="A certificate with its chain (PEM): HTTPS.")
+    tls_key: Path | None = Field(default=None, description="The certificate's key (PEM).")
+    allow_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Names that the server answers for, besides its address; * for any."
+    )
+    insecure: bool = Field(
+        default=False, description="Listen on an address that others reach although no token exists."
+    )
+    max_connections: int = Field(
+        default=4096, ge=1, le=1_000_000, description="Connections at once; more wait to be accepted."
+    )
+    drain_s: int = Field(
+        default=20, ge=1, le=3600, description="How long answers may go on once the server was told to stop."
+    )

@@ -33,6 +33,7 @@ from forebay.catalog.rows import (
     response_of,
     seconds,
     spec_values,
+    version_at,
 )
 from forebay.catalog.schema import ASKED, IDS, LATEST_READY, contents, requests, responses, tags
 from forebay.core.retention import Held
@@ -103,11 +104,15 @@ def _neighbour(version: Any, *, before: bool) -> Any:
     )
 
 
+def neighbours() -> tuple[Any, Any]:
+    """Columns ``previous_version`` and ``next_version`` for a row of `responses`."""
+    return _neighbour(func.max, before=True), _neighbour(func.min, before=False)
+
+
 _RESPONSES = select(
     responses,
     requests.c.url,
-    _neighbour(func.max, before=True),
-    _neighbour(func.min, before=False),
+    *neighbours(),
     select(func.aggregate_strings(tags.c.tag, " "))
     .where(tags.c.response_id == responses.c.id)
     .scalar_subquery()
@@ -251,6 +256,24 @@ class Catalog:
         if tag is not None:
             query = query.where(exists().where(tags.c.response_id == responses.c.id, tags.c.tag == tag))
         return self._one(query, now=now)
+
+    def confirmed_as(self, request_id: str, version: str, *, now: float) -> Response | None:
+        """The version that *version* was found to equal, as its duplicate: one that was begun, and then dropped
+        because nothing had changed, has no row. None when it is not known to have been that."""
+        latest = self.latest_ready(request_id, now=now)
+        checked_at = self.request(request_id, now=now).facts.checked_at
+        if latest is None or checked_at is None or not latest.version < version <= version_at(micros(checked_at)):
+            return None
+        if self._is_known(request_id, version):
+            return None  # deleted
+        return latest.model_copy(
+            update={"version": version, "status": "duplicate", "previous_version": latest.version, "tags": []}
+        )
+
+    def _is_known(self, request_id: str, version: str) -> bool:
+        query = select(responses.c.id).where(responses.c.request_id == request_id, responses.c.version == version)
+        with self.database.read() as db:
+            return db.execute(query).first() is not None
 
     def versions(
         self,

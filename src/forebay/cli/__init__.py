@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from forebay.cli import config, get, remove, show, storage, tags, token, versions
+from forebay.cli import config, get, remove, serve, show, storage, tags, token, versions
 from forebay.errors import ForebayError
 
 app = typer.Typer(
@@ -38,6 +38,8 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "gc": storage.gc,
     "verify": storage.verify,
     "du": storage.du,
+    "serve": serve.serve,
+    "worker": serve.worker,
 }
 for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)

@@ -41,14 +41,19 @@ Version = Annotated[
 
 def open_bay(data: Path | None, **settings: Any) -> Forebay:
     """The folder of *data*, made when it is not there. Settings that are None are left to the environment."""
-    import logging
-
     import forebay
+
+    show_warnings()
+    return forebay.open(data, **{name: value for name, value in settings.items() if value is not None})
+
+
+def show_warnings() -> None:
+    """From now on what the library logs goes to stderr as our own warnings."""
+    import logging
 
     log = logging.getLogger("forebay")
     if not log.handlers:
         log.addHandler(_warnings())
-    return forebay.open(data, **{name: value for name, value in settings.items() if value is not None})
 
 
 def _warnings() -> Handler:

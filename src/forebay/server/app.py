@@ -1,0 +1,164 @@
+"""The ASGI application: who may ask, where it goes, and what becomes of an error.
+
+Content and the door are plain ASGI handlers; the documented JSON API is FastAPI's (DESIGN.md, section 6).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from forebay.catalog.tokens import Scope as TokenScope
+from forebay.server import deliver, door
+from forebay.server.access import Access, Granted, Hosts
+from forebay.server.api import make_api
+from forebay.server.basin import Basin
+from forebay.server.bodies import Disconnected, Message, Receive, Scope, as_json, check_json, read_body
+from forebay.server.problems import SECURITY_FIELDS, note_if_ours, send_problem
+from forebay.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[Message], Awaitable[None]]
+
+_CONTENT = re.compile(r"/v1/request/([^/]+)/response/v/([^/]+)/content")
+# Nothing in them is anybody's; a browser and a load balancer have no token.
+_OPEN = frozenset({"/", "/docs", "/openapi.json", "/readyz"})
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Application:
+    """One API process's application. The basin is opened and closed with the server's lifespan."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._basin: Basin | None = None
+        self._access: Access | None = None
+        self._api: Any = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "lifespan":
+                await self._live(receive, send)
+            case "http":
+                await self._serve(scope, receive, send)
+            case _:
+                await send({"type": "websocket.close", "code": 1000})
+
+    # --- lifespan --------------------------------------------------------------------------------------
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            self._basin = Basin(self._settings)
+            hosts = Hosts.of(self._settings.host, self._settings.allow_hosts)
+            self._access = Access(self._basin.bay.tokens, hosts)
+            self._api = make_api(self._basin)
+            self._basin.start(self._access.write_uses)
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._basin.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    # --- one request -----------------------------------------------------------------------------------
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sent = _Sent(send)
+        try:
+            await self._answer(scope, receive, sent)
+        except Disconnected:
+            pass
+        except Exception as error:
+            if sent.done:
+                return
+            if sent.begun:
+                note_if_ours(error)
+                raise  # the server breaks off: what is cut must not look whole
+            await send_problem(send, error, head=scope["method"] == "HEAD")
+
+    async def _answer(self, scope: Scope, receive: Receive, sent: _Sent) -> None:
+        assert self._basin is not None
+        path: str = scope["path"]
+        if path == "/healthz":
+            await _send_plain(sent, b'{"status":"ok"}')
+            return
+        if path.startswith("/r/"):
+            granted = self._check(scope, "read", door=True)
+            await door.handle(self._basin, scope, receive, sent, granted=granted)
+            return
+        content = _CONTENT.fullmatch(path)
+        if content is not None:
+            granted = self._check(scope, "read")
+            await deliver.handle(
+                self._basin, scope, receive, sent, granted=granted, request_id=content[1], version=content[2]
+            )
+            return
+        granted = self._check(scope, self._need(scope))
+        await self._answer_json({**scope, "forebay.granted": granted}, receive, sent)
+
+    def _check(self, scope: Scope, need: TokenScope | None, *, door: bool = False) -> Granted:
+        assert self._access is not None
+        return self._access.check(scope, need, door=door)
+
+    def _need(self, scope: Scope) -> TokenScope | None:
+        if scope["path"] in _OPEN:
+            return None
+        # To fetch what is registered is what the door does for who reads.
+        reads = scope["method"] in _WITHOUT_BODY or scope["path"].endswith("/fetch")
+        return "read" if reads else "write"
+
+    async def _answer_json(self, scope: Scope, receive: Receive, sent: _Sent) -> None:
+        body = await read_body(scope, receive)
+        if body:
+            silent = scope["method"] == "PUT" and scope["path"].startswith("/v1/request")
+            check_json(scope, may_be_silent=silent)
+        inner, whole = as_json(scope, body)
+        answer = _JsonAnswer(sent, head=scope["method"] == "HEAD")
+        if scope["method"] == "HEAD":
+            inner["method"] = "GET"
+        await self._api(inner, whole, answer)
+
+
+class _Sent:
+    """A `send` that knows how far its answer is."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = self.done = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.begun = True
+        elif not message.get("more_body", False):
+            self.done = True
+        await self._send(message)
+
+
+class _JsonAnswer:
+    """A `send` for the API: adds what each answer has, and leaves the body out for HEAD."""
+
+    def __init__(self, send: Send, *, head: bool) -> None:
+        self._send, self._head = send, head
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            fields = list(message.get("headers", ()))
+            names = {name for name, _ in fields}
+            fields += [
+                field for field in (*SECURITY_FIELDS, (b"cache-control", b"no-store")) if field[0] not in names
+            ]
+            message = {**message, "headers": fields}
+        elif self._head:
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+async def _send_plain(send: Send, body: bytes) -> None:
+    fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *SECURITY_FIELDS]
+    await send({"type": "http.response.start", "status": 200, "headers": fields})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,73 @@
+"""The process that fetches for a folder: it owns transfers, scheduler and leases; API processes ask it.
+
+It may be killed at any instant: what it had is taken over by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from forebay.bay import Forebay
+from forebay.content.wakeups import Wakeups
+from forebay.errors import ForebayError
+from forebay.settings import Settings
+
+log = logging.getLogger(__name__)
+
+WORKER_KEY = "worker"
+"""What is rung when a Request was asked for."""
+
+# What a killed process had is due again within this, when nobody waits for it.
+_LOOK_FOR_THE_DEAD_S = 30.0
+
+
+def work(settings: Settings, *, wait: Callable[[float], bool]) -> None:
+    """Fetch what is due and what is asked for, until *wait* (for so many seconds) says that it is enough. Then
+    what runs is suspended, to be resumed by whoever comes next."""
+    with Forebay(settings) as bay, contextlib.closing(Wakeups(bay.folder / "wakeups")) as wakeups:
+        bay.take_over_from_the_dead()
+        wakeups.sweep()
+        scheduler = bay.scheduler()
+        watch = wakeups.watch(WORKER_KEY, scheduler.poke)  # before the first look: no ask falls between
+        with _registered(bay):
+            scheduler.start()
+            while not wait(_LOOK_FOR_THE_DEAD_S):
+                try:
+                    bay.take_over_from_the_dead()
+                except ForebayError as error:  # the catalog is out of reach for now
+                    log.warning("could not look for processes that are gone: %s", error)
+        watch.close()
+        scheduler.stop()
+
+
+@contextlib.contextmanager
+def _registered(bay: Forebay) -> Iterator[None]:
+    place = _folder(bay) / bay.owner.id
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    place.touch(mode=0o600)
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def is_working(bay: Forebay) -> bool:
+    """Whether a fetch worker of the folder is alive."""
+    try:
+        names = [path.name for path in _folder(bay).iterdir()]
+    except FileNotFoundError:
+        return False
+    alive = False
+    for name in names:
+        if bay.owner.is_alive(name):
+            alive = True
+        else:
+            (_folder(bay) / name).unlink(missing_ok=True)  # killed
+    return alive
+
+
+def _folder(bay: Forebay) -> Path:
+    return bay.folder / "workers"
