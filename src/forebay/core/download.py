@@ -113,8 +113,11 @@ def begin(
     """The first state and its `Send`.
 
     *stored*: ask conditionally, against this version. *probe*: it has no validator; look with HEAD first.
-    *prefix*, *length*, *generation*: what an earlier process left of this download.
+    *prefix*, *length*, *generation*: what an earlier process left of this download. What cannot be gone on with
+    gives its number to nobody: readers know a generation by it.
     """
+    usable = prefix if length and ask.method == "GET" else None
+    left = length if usable is not None else 0
     state = Download(
         ask=ask,
         limits=limits,
@@ -122,10 +125,10 @@ def begin(
         probe=probe and stored is not None and not stored.validators and ask.method == "GET",
         previous_media_type=previous_media_type,
         started_at=now,
-        prefix=prefix if length and ask.method == "GET" else None,
-        length=length if prefix is not None and ask.method == "GET" else 0,
-        high_water=length if prefix is not None and ask.method == "GET" else 0,
-        generation=generation,
+        prefix=usable,
+        length=left,
+        high_water=left,
+        generation=generation + (usable is not prefix),
     )
     return _send_first(state)
 

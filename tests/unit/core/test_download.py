@@ -326,6 +326,17 @@ def test_what_cannot_be_continued_is_not_asked_for_in_part(prefix: Representatio
     assert run.fields == {}
 
 
+@pytest.mark.parametrize(("method", "length"), [("POST", 40), ("GET", 0)])
+def test_what_an_earlier_process_left_never_shares_its_generation_with_other_bytes(
+    method: str, length: int
+) -> None:
+    """Readers may have bytes of that generation: what cannot be continued is a new one."""
+    run = Run(Ask(method, URL), prefix=Representation(etag=STRONG), length=length, generation=3)
+    write = run.head(200, ("ETag", STRONG), ("Content-Length", str(TOTAL)))
+    assert isinstance(write, Write)
+    assert (write.offset, write.generation) == (0, 4)
+
+
 @pytest.mark.parametrize(
     ("kept", "asked"),
     [
