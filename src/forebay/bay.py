@@ -27,7 +27,9 @@ from forebay.catalog.tokens import Tokens
 from forebay.clock import unix_now
 from forebay.content.durable import storage_errors
 from forebay.content.files import FileContentStore
+from forebay.content.following import Following, Followings
 from forebay.content.partial import Partials
+from forebay.content.wakeups import Wakeups
 from forebay.core.strategies import Facts
 from forebay.core.urls import normalise_url, show_url
 from forebay.errand import Errand, make_job
@@ -43,7 +45,7 @@ from forebay.fetch.fetcher import Fetcher, Settled, Ticket
 from forebay.fetch.gate import Gate
 from forebay.fetch.owner import Owner
 from forebay.fetch.scheduler import Scheduler
-from forebay.fetch.transfer import Job, progress_of
+from forebay.fetch.transfer import Job, progress_of, told, total_of
 from forebay.fetch.transport import Transport, TransportSettings
 from forebay.housekeeping import Housekeeping, Touches
 from forebay.models import (
@@ -71,8 +73,8 @@ _WINDOW = 256
 class Forebay:
     """A folder of versions, and the downloads that fill it. Usable from any thread; close it when done.
 
-    Its parts (``catalog``, ``frontier``, ``store``, ``partials``, ``owner``) are for what is built on it within
-    Forebay, such as the server.
+    Its parts (``catalog``, ``frontier``, ``store``, ``partials``, ``owner``, ``wakeups``) are for what is built on
+    it within Forebay, such as the server.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -82,7 +84,9 @@ class Forebay:
         with storage_errors(f"the folder {self.folder}", self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.store = FileContentStore(self.folder / "content")
-            self.partials = Partials(self.folder / "partial")
+            self.wakeups = Wakeups(self.folder / "wakeups")
+            self.partials = Partials(self.folder / "partial", ring=self.wakeups.ring)
+            self._followings = Followings(self.partials, total_of=total_of)
         self._database = Database(self.folder / "catalog.sqlite")
         with storage_errors(f"the folder {self.folder}", self.folder):
             self.owner = Owner(self.folder / "owners")
@@ -115,7 +119,7 @@ class Forebay:
             max_downloads=settings.max_downloads,
             max_per_host=settings.max_downloads_per_host,
             clock=self._clock,
-            extension_for=_extension_for,
+            extension_for=extension_for,
             after_finish=self._house.after,
         )
         self._closed = False
@@ -144,6 +148,7 @@ class Forebay:
             self._touches.write()
         except ForebayError as error:
             log.warning("times of use were not written: %s", error)
+        self.wakeups.close()
         self.owner.close()
         self._database.close()
 
@@ -321,13 +326,28 @@ class Forebay:
         """The caller waits for *ticket* no longer."""
         self._fetcher.let_go(ticket)
 
+    def note_used(self, response_id: str, request_id: str) -> None:
+        """A version is read now."""
+        self._touches.note(response_id, request_id, now=self._clock())
+
     def note(self, fetched: Fetched) -> Fetched:
         """*fetched*, its time of use noted."""
         if fetched.response is not None:
-            self._touches.note([fetched.response], now=self._clock())
+            self.note_used(fetched.response.id, fetched.response.request_id)
         return fetched
 
     # --- content ---------------------------------------------------------------------------------------
+
+    def follow(self, request_id: str) -> Following | None:
+        """What is landing for a Request now, in whatever process: from when its head is known and the first bytes
+        are there until its commit. None at other times: look at the catalog then, after this. Watch
+        ``wakeups`` for the Request's id to know when to look again. What its mark tells: `fetch.transfer.told`.
+        Close it when done."""
+        return self._followings.follow(request_id, live=self._is_written)
+
+    def _is_written(self, meta: bytes) -> bool:
+        owner = told(meta).owner
+        return owner is not None and self.owner.is_alive(owner)
 
     def open(self, what: str | Response, *, tag: str | None = None, version: str | None = None) -> BinaryIO:
         """The content as a seekable binary file: of a version, or of a URL, which is fetched when needed. It
@@ -511,6 +531,8 @@ class Forebay:
 
     def gc(self, *, dry_run: bool = False) -> GcReport:
         """Drop what retention, the quota, a day's undo and the sweep say; with *dry_run*, only tell."""
+        if not dry_run:
+            self.wakeups.sweep()
         return self._house.gc(dry_run=dry_run)
 
     def usage(self) -> StorageUsage:
@@ -593,5 +615,6 @@ def response_or_raise(fetched: Fetched) -> Response:
     return fetched.response
 
 
-def _extension_for(media_type: str) -> str | None:
+def extension_for(media_type: str) -> str | None:
+    """What a file of *media_type* is usually called: ``.pdf``; None when nothing is usual."""
     return mimetypes.guess_extension(media_type.partition(";")[0].strip())
