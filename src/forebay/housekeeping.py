@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from forebay.catalog.catalog import UNDO_SECONDS, Catalog
 from forebay.catalog.frontier import Frontier
@@ -13,7 +13,6 @@ from forebay.content.partial import Partials
 from forebay.core.retention import Eviction, Held, evictions, evictions_for_quota
 from forebay.core.urls import show_url
 from forebay.fetch.owner import Owner
-from forebay.models import Response
 from forebay.reports import GcItem, GcReport, Rot, VerifyReport
 
 _SWEEP_EVERY_S = 60.0
@@ -32,12 +31,11 @@ class Touches:
         self._requested: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def note(self, responses: Iterable[Response], *, now: float) -> None:
-        """These versions were asked for."""
+    def note(self, response_id: str, request_id: str, *, now: float) -> None:
+        """This version of that Request was asked for."""
         with self._lock:
-            for response in responses:
-                self._used[response.id] = now
-                self._requested[response.request_id] = now
+            self._used[response_id] = now
+            self._requested[request_id] = now
         if len(self._used) >= self._MANY:
             self.write()
 
