@@ -1,7 +1,7 @@
 """The whole error tree: each class has a stable ``code``, an HTTP ``status`` and says whether to retry.
 
-Four families: `RequestError` (the caller's), `OriginError` (the upstream's), `StorageError` (ours) and
-`StateError` (misuse of the API). The parts of an error are attributes; ``str()`` builds the sentence, which
+Five families: `RequestError` (the caller's), `OriginError` (the upstream's), `StorageError` (ours),
+`StateError` (misuse of the API) and `RemoteError` (of a server of Forebay, for its clients). The parts of an error are attributes; ``str()`` builds the sentence, which
 says what was expected, what was got and the way out.
 """
 
@@ -134,7 +134,7 @@ class PreconditionFailed(RequestError):
     status = 412
 
     def __str__(self) -> str:
-        return "this is not the version that If-Match or If-Unmodified-Since names; ask without it for what is there"
+        return "this is not the version that If-Match or If-Unmodified-Since names; without it, it would go out"
 
 
 class RangeNotSatisfiable(RequestError):
@@ -522,3 +522,52 @@ class LeaseLost(StateError):
     def __init__(self, request_id: str) -> None:
         super().__init__(f"the fetch of request {request_id} was taken over by another process")
         self.request_id = request_id
+
+
+# --- a server of Forebay, for its clients -------------------------------------------------------------
+
+
+class RemoteError(ForebayError):
+    """A server of Forebay failed in a way that this Forebay has no class for. *code*, *status* and *detail* are
+    the server's."""
+
+    code = "remote_error"
+    status = 502
+
+    def __init__(self, code: str, detail: str, *, status: int = 502, retryable: bool = False) -> None:
+        super().__init__(code, detail)
+        self.code = code  # type: ignore[misc]
+        self.status = status  # type: ignore[misc]
+        self.retryable = retryable  # type: ignore[misc]
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class ServerUnreachable(RemoteError):
+    """The server cannot be reached, or a proxy in front of it says so. *server* is its URL, None as long as that
+    is not known where it is raised."""
+
+    code = "server_unreachable"
+    status = 503
+    retryable = True
+
+    def __init__(self, *, reason: str, server: str | None = None) -> None:
+        super().__init__("server_unreachable", reason, status=503, retryable=True)
+        self.reason, self.server = reason, server
+
+    def __str__(self) -> str:
+        return (
+            f"{self.server or 'the server'} cannot be reached: {self.reason}; is `forebay serve` running there? "
+            'With fallback="direct", fetching goes on without it'
+        )
+
+
+class ServerAnswerInvalid(RemoteError):
+    """What answers is no server of Forebay, or one that this Forebay does not understand."""
+
+    code = "server_answer_invalid"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("server_answer_invalid", detail)

@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from forebay.catalog.tokens import Scope as TokenScope
-from forebay.server import deliver, door
 from forebay.server.access import Access, Granted, Hosts
 from forebay.server.api import make_api
 from forebay.server.basin import Basin
 from forebay.server.bodies import Disconnected, Message, Receive, Scope, as_json, check_json, read_body
+from forebay.server.deliver import Delivery
+from forebay.server.door import Door
 from forebay.server.problems import SECURITY_FIELDS, note_if_ours, send_problem
 from forebay.settings import ServerSettings
 
@@ -56,12 +57,15 @@ class Application:
             hosts = Hosts.of(self._settings.host, self._settings.allow_hosts)
             self._access = Access(self._basin.bay.tokens, hosts)
             self._api = make_api(self._basin)
+            self._delivery = Delivery(self._basin)
+            self._door = Door(self._basin, self._delivery)
             self._basin.start(self._access.write_uses)
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        self._delivery.close()
         await self._basin.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -89,13 +93,13 @@ class Application:
             return
         if path.startswith("/r/"):
             granted = self._check(scope, "read", door=True)
-            await door.handle(self._basin, scope, receive, sent, granted=granted)
+            await self._door.handle(scope, receive, sent, granted=granted)
             return
         content = _CONTENT.fullmatch(path)
         if content is not None:
             granted = self._check(scope, "read")
-            await deliver.handle(
-                self._basin, scope, receive, sent, granted=granted, request_id=content[1], version=content[2]
+            await self._delivery.version(
+                scope, receive, sent, granted=granted, request_id=content[1], version=content[2]
             )
             return
         granted = self._check(scope, self._need(scope))

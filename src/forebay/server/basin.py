@@ -60,6 +60,10 @@ class Changes:
                 await self._rung.wait()
         self._rung.clear()
 
+    def wake(self) -> None:
+        """Ring here alone; in the event loop."""
+        self._rung.set()
+
     def __enter__(self) -> Self:
         return self
 
@@ -140,11 +144,16 @@ class Basin:
     def _noted(self, following: Next) -> Next:
         return self.bay.note(following) if isinstance(following, Fetched) else following
 
+    def register(self, wish: Wish) -> Registered:
+        """The Request of *wish*, registered when it is new; blocks."""
+        (registered,) = self.bay.register([wish])
+        assert registered is not None  # neither offline nor by name
+        return registered
+
     def order(self, wish: Wish) -> tuple[Registered, float]:
         """Register the Request of *wish*, and have it fetched if that is due, without waiting for it: how it was
         found or created, and when it was asked for. Blocks."""
-        (registered,) = self.bay.register([wish])
-        assert registered is not None  # neither offline nor by name
+        registered = self.register(wish)
         request_id, asked_at = registered.request.id, self.now()
         self.bay.catalog.touch(used={}, requested={request_id: asked_at})
         if isinstance(self.bay.errand(wish).begin(registered), Job):
@@ -173,7 +182,7 @@ class Basin:
                 on_asked()
             while standing.asked or standing.busy is not None or standing.fence == before.fence:
                 await changes.wait()
-                standing = await self._look(request_id)
+                standing = await self.look(request_id)
             return await self.run(self._outcome, request_id, failed=standing.failures > before.failures)
 
     def _outcome(self, request_id: str, *, failed: bool) -> Settled:
@@ -181,7 +190,7 @@ class Basin:
         response = self.bay.catalog.newest(request_id, status="failed", now=self.now()) if failed else None
         return Settled("elsewhere", response)
 
-    async def _look(self, request_id: str) -> Standing:
+    async def look(self, request_id: str) -> Standing:
         """How a Request stands, read later than this was called; one look for all who ask meanwhile."""
         task, begun = self._looks.get(request_id, (None, None))
         if task is None or begun is None or begun.is_set():

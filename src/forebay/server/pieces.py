@@ -1,0 +1,149 @@
+"""Bodies that go out: the pieces of a content, read as fast as the reader takes them.
+
+All bodies that are under way share one budget of memory: a few fast readers get large pieces, and a thousand slow
+ones cannot fill it (DESIGN.md section 6: a reader that stalls costs as much as seven pieces).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import Protocol, Self
+
+from forebay.content.following import Following
+from forebay.core.delivery import Everything, Piece
+from forebay.core.ranges import MAX_BYTES
+from forebay.errors import ForebayError, StorageFailed
+from forebay.server.bodies import Disconnected, Receive
+from forebay.server.problems import Send
+
+log = logging.getLogger(__name__)
+
+_BUDGET_BYTES = 64 << 20
+_PIECES_A_READER = 7
+_LEAST_BYTES = 16 << 10
+# Larger ones were no faster, smaller ones were (512 KiB: 0.45 s a GiB, 256 KiB: 1.5 s).
+_MOST_BYTES = 512 << 10
+# Who takes nothing for so long is gone, whatever its connection says. nginx's send_timeout is a minute.
+STALL_S = 120.0
+
+# Linux reads what is in memory at once, and says so when it is not; elsewhere a thread reads.
+_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
+
+
+class Source(Protocol):
+    """The bytes of one content, for one reader."""
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """At least one and at most *size* bytes from *offset* on; none at the end. Waits for what is still to
+        land; raises `ForebayError` when it never will."""
+        ...
+
+
+class StoredSource:
+    """A content that is whole: the file behind *descriptor*."""
+
+    def __init__(self, descriptor: int, pool: Executor) -> None:
+        self._descriptor, self._pool = descriptor, pool
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """See `Source.read`. A hop to a thread for each read would halve the rate of small files."""
+        if _NOWAIT is not None:
+            buffer = bytearray(size)
+            with contextlib.suppress(OSError):  # not in memory; or a file system that cannot say
+                got = os.preadv(self._descriptor, [buffer], offset, _NOWAIT)
+                return bytes(buffer) if got == size else bytes(memoryview(buffer)[:got])
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, os.pread, self._descriptor, size, offset)
+
+
+class LandingSource:
+    """A content that is being fetched. *wait* returns when it is worth looking again."""
+
+    def __init__(self, following: Following, wait: Callable[[], Awaitable[None]], reader: Reader) -> None:
+        self._following, self._wait, self._reader = following, wait, reader
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """See `Source.read`. What has just landed is in memory."""
+        while True:
+            data = self._following.read(offset, size)
+            if data or self._following.at_end(offset):
+                return data
+            await self._wait()
+            self._reader.check()
+
+
+class Reader:
+    """Whether somebody still reads what is sent; a context manager. `send` itself never fails after a
+    disconnect (DESIGN.md section 6)."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+
+    def __enter__(self) -> Self:
+        self._gone = asyncio.create_task(self._disconnected())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gone.cancel()
+
+    async def _disconnected(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    def check(self) -> None:
+        """Raise `Disconnected` when nobody reads any more."""
+        if self._gone.done():
+            raise Disconnected
+
+
+class Outflow:
+    """All bodies that one process sends."""
+
+    def __init__(self) -> None:
+        self._readers = 0
+
+    async def send(self, send: Send, reader: Reader, body: Iterable[Piece], source: Source) -> None:
+        """Send *body*, whose head has been sent. When not all of it can be, *reader* sees a broken connection,
+        never a short success: the server breaks off whoever returns without the last event."""
+        self._readers += 1
+        try:
+            async for data in self._pieces(body, source):
+                async with asyncio.timeout(STALL_S):
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                reader.check()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except Disconnected:
+            pass
+        except TimeoutError:
+            log.info("a reader took nothing for %d s and was broken off", STALL_S)
+        except ForebayError as error:
+            log.warning("a reader was broken off: %s", error)
+        finally:
+            self._readers -= 1
+
+    async def _pieces(self, body: Iterable[Piece], source: Source) -> AsyncIterator[bytes]:
+        for piece in body:
+            if isinstance(piece, bytes):
+                yield piece
+                continue
+            offset, stop = (0, MAX_BYTES) if isinstance(piece, Everything) else piece
+            while offset < stop:
+                data = await source.read(offset, min(self._piece_bytes(), stop - offset))
+                if not data:
+                    if isinstance(piece, Everything):
+                        return
+                    raise StorageFailed("a content", reason=f"it ends at {offset} instead of {stop}")
+                offset += len(data)
+                yield data
+
+    def _piece_bytes(self) -> int:
+        share = _BUDGET_BYTES // (_PIECES_A_READER * self._readers)
+        return max(_LEAST_BYTES, min(_MOST_BYTES, share))
