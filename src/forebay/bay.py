@@ -25,13 +25,13 @@ from forebay.catalog.database import Database
 from forebay.catalog.frontier import Frontier
 from forebay.catalog.tokens import Tokens
 from forebay.clock import unix_now
-from forebay.content.durable import storage_errors
 from forebay.content.files import FileContentStore
 from forebay.content.following import Following, Followings
 from forebay.content.partial import Partials
 from forebay.content.wakeups import Wakeups
 from forebay.core.strategies import Facts
 from forebay.core.urls import normalise_url, show_url
+from forebay.durable import storage_errors
 from forebay.errand import Errand, make_job
 from forebay.errors import (
     ContentRotten,

@@ -12,8 +12,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from forebay.content.durable import storage_errors, sync_folder
 from forebay.core import digests
+from forebay.durable import storage_errors, sync_folder
 from forebay.errors import ContentRotten, StorageError, StorageFailed
 
 _DIGEST_LENGTH = 64

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from forebay.content.durable import storage_errors
 from forebay.content.partial import Mark, Partials, State, read_open_mark
+from forebay.durable import storage_errors
 from forebay.errors import FollowBroken, StorageFailed
 
 # A mark is torn while it is written, files are renamed while they are looked for: then once more.

@@ -24,7 +24,7 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 
-from forebay.content.durable import storage_errors, sync_file, sync_folder, write_all
+from forebay.durable import storage_errors, sync_file, sync_folder, write_all
 
 # magic, generation, state, length, synced length, hash of the boot id, inode of the data, CRC of these
 _MARK = struct.Struct("<8sIIQQQQI")

@@ -142,7 +142,7 @@ def test_a_mark_says_synced_after_the_bytes_are(partials: Partials, monkeypatch:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, sync, refused)
-    monkeypatch.setattr("forebay.content.durable._FULL_SYNC", None)
+    monkeypatch.setattr("forebay.durable._FULL_SYNC", None)
     with pytest.raises(StorageFailed, match="Input/output error"):
         partial.sync()
     monkeypatch.undo()
