@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -196,6 +200,101 @@ def make_bay(tmp_path: Path) -> Iterator[Callable[..., Forebay]]:
 def bay(make_bay: Callable[..., Forebay]) -> Forebay:
     """A Forebay with default settings but for its small waits."""
     return make_bay()
+
+
+class Served:
+    """A real `forebay serve` on a port of its own. *url* has no slash at its end."""
+
+    def __init__(self, argv: Sequence[str], *, env: dict[str, str], stderr: Path, folder: Path) -> None:
+        self.folder, self._stderr = folder, stderr
+        with stderr.open("w") as errors:
+            self.process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stderr=errors, env=env, start_new_session=True
+            )
+        self.url = ""
+
+    def wait(self, *, ready: bool = True) -> "Served":
+        """Until it says where it listens; and is *ready*."""
+        found = self.wait_to_say(r"^listening on (\S+)$")
+        self.url = found[1]
+        deadline = time.monotonic() + 60
+        while ready and not self._is_ready():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                self.fail("it is not ready")
+            time.sleep(0.02)
+        return self
+
+    def wait_to_say(self, pattern: str) -> re.Match[str]:
+        """Until its stderr has a line like that."""
+        deadline = time.monotonic() + 60
+        while True:
+            found = re.search(pattern, self.stderr(), re.MULTILINE)
+            if found is not None:
+                return found
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                self.fail(f"it did not say {pattern}")
+            time.sleep(0.02)  # a file cannot be waited for
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                f"{self.url}/readyz", timeout=30
+            ):
+                return True
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+
+    def stderr(self) -> str:
+        """What it wrote there so far."""
+        return self._stderr.read_text(errors="replace")
+
+    def fail(self, why: str) -> NoReturn:
+        """Fail the test, with what it wrote."""
+        raise AssertionError(f"{why}; it ended with {self.process.poll()} and wrote:\n{self.stderr()}")
+
+    def stop(self, timeout: float = 60) -> int:
+        """SIGTERM; its exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """kill -9 of the main process alone: the others end with it."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """End it and whatever it started, however it is."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def serve(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """``serve(*options, folder="served", env=None, port=0, wait=True)``: a `Served`, started and ready, that may
+    fetch from loopback and is impatient between attempts. None outlives the test."""
+    logs = tmp_path_factory.mktemp("served")
+    running: list[Served] = []
+
+    def start(
+        *options: str,
+        folder: str | Path = "served",
+        env: dict[str, str] | None = None,
+        port: int = 0,
+        wait: bool = True,
+    ) -> Served:
+        place = tmp_path / folder
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}
+        quick = {"FOREBAY_BACKOFF_BASE_S": "0.01", "FOREBAY_ALLOW_PRIVATE": "true", "FOREBAY_WORKERS": "1"}
+        argv = [sys.executable, "-m", "forebay", "serve", "--port", str(port), "--data", str(place), *options]
+        served = Served(argv, env=clean | quick | (env or {}), stderr=logs / f"{len(running)}.err", folder=place)
+        running.append(served)
+        return served.wait() if wait else served
+
+    yield start
+    for served in running:
+        served.close()
 
 
 _TIMES = {

@@ -214,13 +214,16 @@ class Frontier:
         with self.database.read() as db:
             return list(db.execute(query).scalars())
 
-    def ask(self, request_id: str, *, again: bool = False) -> Standing:
+    def ask(self, request_id: str, *, seen: int | None = None, again: bool = False) -> Standing:
         """Have a Request fetched before everything that is merely due, whatever its strategy says and however
         often that failed; how it stands then. A fetch that runs already is the answer to the ask; with *again*
-        another one follows it. Not durable: who waits asks again. `UnknownRequest`."""
+        another one follows it. *seen*: the fence that the decision to ask was based on; when it has moved since,
+        there is something newer to look at instead. Not durable: who waits asks again. `UnknownRequest`."""
         with self.database.write(durable=False) as db:
             standing = _standing(db, request_id)
             if standing.asked or (standing.busy is not None and not again):
+                return standing
+            if seen is not None and standing.fence != seen:
                 return standing
             db.execute(_ASK, {"key": request_id})
             return replace(standing, asked=True)

@@ -130,7 +130,7 @@ class Basin:
         errand = self.bay.errand(wish, began_at=began_at)
         following = await self.run(self._begin, errand)
         while isinstance(following, Job):
-            settled = await self._transferred(following.request_id, on_asked)
+            settled = await self._transferred(following, on_asked)
             following = await self.run(self._go_on, errand, settled)
         return following
 
@@ -156,13 +156,14 @@ class Basin:
         registered = self.register(wish)
         request_id, asked_at = registered.request.id, self.now()
         self.bay.catalog.touch(used={}, requested={request_id: asked_at})
-        if isinstance(self.bay.errand(wish).begin(registered), Job):
-            self.ask(request_id)
+        following = self.bay.errand(wish).begin(registered)
+        if isinstance(following, Job):
+            self.ask(request_id, seen=following.fence)
         return registered, asked_at
 
-    def ask(self, request_id: str, *, again: bool = False) -> Standing:
+    def ask(self, request_id: str, *, seen: int | None = None, again: bool = False) -> Standing:
         """Have the fetch worker fetch a Request next; how it stands then. Blocks. See `Frontier.ask`."""
-        standing = self.bay.frontier.ask(request_id, again=again)
+        standing = self.bay.frontier.ask(request_id, seen=seen, again=again)
         if standing.busy is not None and not self.bay.owner.is_alive(standing.busy.owner):
             self.bay.frontier.reap(standing.busy.owner)
             standing = self.bay.frontier.ask(request_id)
@@ -174,15 +175,19 @@ class Basin:
         """Have the fetch worker look for what is due."""
         self.wakeups.ring(WORKER_KEY)
 
-    async def _transferred(self, request_id: str, on_asked: Callable[[], None] | None) -> Settled:
-        """Ask for a fetch, and wait until one is over that began after that, or ran already."""
+    async def _transferred(self, job: Job, on_asked: Callable[[], None] | None) -> Settled:
+        """Ask for *job*'s Request to be fetched, and wait until a fetch of it is over that ended after *job* was
+        decided."""
+        request_id = job.request_id
         with self.watching(request_id) as changes:
-            before = standing = await self.run(self.ask, request_id)
+            before = standing = await self.run(self.ask, request_id, seen=job.fence)
             if on_asked is not None:
                 on_asked()
-            while standing.asked or standing.busy is not None or standing.fence == before.fence:
+            while standing.asked or standing.busy is not None or standing.fence == job.fence:
                 await changes.wait()
                 standing = await self.look(request_id)
+                if not standing.asked and standing.busy is None and standing.fence == job.fence:
+                    standing = await self.run(self.ask, request_id, seen=job.fence)  # removed meanwhile
             return await self.run(self._outcome, request_id, failed=standing.failures > before.failures)
 
     def _outcome(self, request_id: str, *, failed: bool) -> Settled:
