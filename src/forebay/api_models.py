@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from forebay.models import (
     TAG_PATTERN,
+    AnyStrategy,
     HttpMethod,
     Request,
     RequestCacheConfiguration,
     RequestSpec,
     Response,
 )
+from forebay.reports import VerifyReport
 
 _STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -35,15 +37,19 @@ class CacheConfigurationIn(RequestCacheConfiguration):
 _CONFIGURED = tuple(RequestCacheConfiguration.model_fields)
 
 
+Parameter = str | int | float | bool
+
+
 class RequestIn(BaseModel):
-    """A Request to find or to create. A null is as good as a field that is not there."""
+    """A Request to find or to create. A null is as good as a field that is not there; a parameter that is no
+    text is sent as Python writes it."""
 
     model_config = _STRICT
 
     url: str
     http_method: HttpMethod | None = None
     http_header_fields: dict[str, str] | None = None
-    http_query_params: dict[str, str | list[str]] | None = None
+    http_query_params: dict[str, Parameter | list[Parameter | None] | None] | None = None
     http_request_body: dict[str, Any] | str | None = None
     group_name: str | None = None
     description: str | None = None
@@ -56,9 +62,20 @@ class RequestIn(BaseModel):
         values = {name: value for name, value in dict(self).items() if value is not None}
         if self.cache_configuration is not None:
             values["cache_configuration"] = self.cache_configuration.configuration()
+        if self.http_query_params is not None:
+            values["http_query_params"] = _as_text(self.http_query_params)
         if group is not None:
             values.setdefault("group_name", group)
         return RequestSpec(**values)
+
+
+def _as_text(params: dict[str, Parameter | list[Parameter | None] | None]) -> dict[str, str | list[str]]:
+    # As `requests` does, through which public clients and servers alike have sent what they were given.
+    return {
+        name: [str(one) for one in value if one is not None] if isinstance(value, list) else str(value)
+        for name, value in params.items()
+        if value is not None
+    }
 
 
 class RegisteredRequest(Request):
@@ -105,11 +122,64 @@ class FetchAsk(BaseModel):
 
     model_config = _STRICT
 
-    refresh: str | None = Field(default=None, max_length=200)
+    refresh: Annotated[str, Field(max_length=200)] | AnyStrategy | None = None
     expected_hash: str | None = Field(default=None, max_length=300)
     offline: bool = False
     wait_sec: float = Field(default=10.0, ge=0, le=30)
     asked_at: float | None = Field(default=None, ge=0, le=1e11)
+
+
+class WishIn(FetchAsk):
+    """A version of *request* to use now; it is registered unless *offline*, *tag* or *version* say that nothing is
+    to be fetched. *until* ``begun``: what lands can be followed by then, and the answer need not wait for more."""
+
+    request: RequestIn
+    tag: str | None = Field(default=None, pattern=f"^{TAG_PATTERN.pattern}$")
+    version: str | None = Field(default=None, max_length=64)
+    until: Literal["over", "begun"] = "over"
+
+
+class FindIn(BaseModel):
+    """What a Request is found by. *name*: its URL or its id."""
+
+    model_config = _STRICT
+
+    name: str = Field(max_length=8192)
+
+
+class UndeleteIn(BaseModel):
+    """Have back what was removed: all of it, or one version."""
+
+    model_config = _STRICT
+
+    version: str | None = Field(default=None, max_length=64)
+
+
+class GcIn(BaseModel):
+    """Drop what nothing needs any more; with *dry_run*, only tell."""
+
+    model_config = _STRICT
+
+    dry_run: bool = False
+
+
+class VerifyIn(BaseModel):
+    """Check the contents that come after the digest *after*, for about *for_sec*."""
+
+    model_config = _STRICT
+
+    after: Sha256 | None = None
+    for_sec: float = Field(default=1.0, ge=0, le=30)
+
+
+class VerifiedPart(BaseModel):
+    """What was checked. *next*: where to go on, None when that was all; *total_bytes*: of all contents."""
+
+    model_config = _STRICT
+
+    report: VerifyReport
+    next: str | None
+    total_bytes: int
 
 
 class Failure(BaseModel):
