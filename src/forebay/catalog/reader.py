@@ -83,7 +83,6 @@ class VersionReader:
         with mapped_errors(path):
             # Not `isolation_level`'s default: no transaction of ours may hold an old snapshot.
             self._connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
-        self._seen = self._data_version()
 
     def version(self, request_id: str, version: str) -> Deliverable | None:
         """The version of that name, whatever its status; None when there is none or it was deleted."""
@@ -98,13 +97,8 @@ class VersionReader:
             row = self._connection.execute(statement, values).fetchone()
         return None if row is None else Deliverable(*row)
 
-    def changed(self) -> bool:
-        """Whether anybody has committed anything since this was last asked."""
-        now = self._data_version()
-        changed, self._seen = now != self._seen, now
-        return changed
-
-    def _data_version(self) -> int:
+    def data_version(self) -> int:
+        """A number that is another one after anybody has committed anything."""
         with mapped_errors(self._path):
             number: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
         return number

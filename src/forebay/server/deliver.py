@@ -1,15 +1,12 @@
 """Content out: the bytes of a version, whole or still landing (RFC 9110; DESIGN.md sections 4 and 6).
 
-What is asked for again and again is kept ready: its head as bytes, and small content itself. A version never
-changes, so only its removal must be noticed; a counter of SQLite's tells whether anybody has committed anything.
+Answers to whoever asks for a version in the usual way are kept ready (`forebay.server.hot`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
-from collections import OrderedDict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -21,20 +18,19 @@ from forebay.core.delivery import Answer, AwaitSize, Content, Pairs, plan
 from forebay.core.exchange import Representation
 from forebay.core.fields import Fields, format_links
 from forebay.core.filenames import choose_filename
-from forebay.core.urls import show_url
 from forebay.errors import (
     ContentRotten,
-    ForebayError,
+    MethodRefused,
     OriginError,
     PreconditionFailed,
     RangeNotSatisfiable,
-    StateError,
     UnknownVersion,
 )
 from forebay.fetch.transfer import told, total_of
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
+from forebay.server.hot import SMALL_BYTES, K, SmallBodies, UntilCommit, V
 from forebay.server.pieces import LandingSource, Outflow, Reader, StoredSource
 from forebay.server.problems import SECURITY_FIELDS, Field, Send, problem_body, problem_fields, problem_of
 
@@ -45,21 +41,8 @@ _SPECIAL = frozenset(
         b"want-repr-digest",
     }
 )  # fmt: skip
-_SMALL_BYTES = 64 << 10
-_HOT_BYTES = 64 << 20
-_HOT_MOST = 4096
 _READ_THREADS = 4
 _YEAR_S = 31_536_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Hot:
-    """The usual answer to a GET of a version: its head, and its body if that is small."""
-
-    found: Deliverable
-    head: dict[str, object]
-    body: dict[str, object]
-    size: int
 
 
 class Delivery:
@@ -71,8 +54,8 @@ class Delivery:
         self._pool = ThreadPoolExecutor(_READ_THREADS, "forebay-read")
         self._outflow = Outflow()
         self._followings = Followings(basin.bay.partials, total_of=total_of)
-        self._hot: OrderedDict[tuple[str, str], _Hot] = OrderedDict()
-        self._hot_bytes = 0
+        self._bodies = SmallBodies()
+        self._usual: UntilCommit[tuple[str, str], _Usual] = self.until_commit()
 
     def close(self) -> None:
         """Close what is open; answers under way have ended."""
@@ -85,18 +68,32 @@ class Delivery:
         self, scope: Scope, receive: Receive, send: Send, *, granted: Granted, request_id: str, version: str
     ) -> None:
         """Answer a GET or HEAD of one version's content; of one that is being fetched, from its first byte."""
-        if await self._send_hot(scope, send, granted, (request_id, version)):
+        if await self._send_usual(scope, send, granted, (request_id, version)):
             return
+        if scope["method"] not in ("GET", "HEAD"):
+            raise MethodRefused(allowed=("GET", "HEAD"))
+        moment = self._usual.moment
         found = self._find(request_id, version, granted)
         if found.status == "duplicate" and found.previous_version is not None:
             # The version that it equals stays, it goes: so clients keep what they have.
             found = self._reader.version(request_id, found.previous_version) or found
-        extra: Pairs = (("Cache-Control", _lifetime(granted)), *version_links(found))
         if found.status in ("wait", "in_progress"):
-            verified = b"forebay-verified=1" in scope["query_string"].split(b"&")
-            await self._landing(scope, receive, send, found, granted, verified=verified)
+            await self._landing(scope, receive, send, found, granted)
             return
-        await self.stored(scope, receive, send, found, extra=extra, hot=not scope["query_string"])
+        answer = await self._finished(scope, receive, send, found, granted)
+        if answer.status == 200 and _is_usual(scope):
+            self._usual.keep((request_id, version), _Usual(found, _start(answer)), moment=moment)
+
+    async def _finished(
+        self, scope: Scope, receive: Receive, send: Send, found: Deliverable, granted: Granted
+    ) -> Answer:
+        if found.content_sha256 is None or found.status not in ("ready", "duplicate"):
+            raise OriginError(found.error_code or "origin_error", found.error or "the fetch failed")
+        return await self.stored(scope, receive, send, found, extra=_of_version(found, granted))
+
+    def until_commit(self) -> UntilCommit[K, V]:
+        """A place for what holds until the catalog changes."""
+        return UntilCommit(self._reader.data_version)
 
     def find(self, request_id: str, version: str) -> Deliverable | None:
         """The version of that name."""
@@ -115,101 +112,87 @@ class Delivery:
     # --- what is stored --------------------------------------------------------------------------------
 
     async def stored(
-        self, scope: Scope, receive: Receive, send: Send, found: Deliverable, *, extra: Pairs, hot: bool = False
-    ) -> None:
-        """Deliver a version that is whole. *hot*: the answer may be kept ready for the next who asks."""
-        with self._open(found) as file:
-            self.basin.bay.note_used(found.id, found.request_id)
-            content = _content(found, extra)
-            incoming = _incoming(scope)
-            answer = plan(
-                scope["method"],
-                incoming,
-                content,
-                now=self.basin.now(),
-                boundary=secrets.token_hex(12),
-                http_version=scope["http_version"],
-            )
-            assert isinstance(answer, Answer)  # its size is known
-            descriptor = file.fileno()
-            if answer.status == 200 and (content.size_bytes or 0) <= _SMALL_BYTES:
-                body = await self._whole(descriptor, content.size_bytes or 0, found)
-                if hot and not any(name in _SPECIAL for name, _ in scope["headers"]):
-                    self._keep_hot(found, answer, body)
-                await _send_whole(send, answer, body if answer.body else b"")
-                return
-            await self._send(scope, receive, send, answer, StoredSource(descriptor, self._pool))
+        self, scope: Scope, receive: Receive, send: Send, found: Deliverable, *, extra: Pairs
+    ) -> Answer:
+        """Deliver a version that is whole; what the answer was."""
+        content = _content(found, extra)
+        answer = self._plan(scope, content)
+        assert isinstance(answer, Answer)  # its size is known
+        self.basin.bay.note_used(found.id, found.request_id)
+        if answer.status in (412, 416) and scope["method"] == "GET":
+            await _send_refusal(send, answer)
+        elif not answer.body:
+            await _send_whole(send, answer, b"")
+        elif answer.status == 200 and found.size_bytes is not None and found.size_bytes <= SMALL_BYTES:
+            await _send_whole(send, answer, await self._small(found))
+        else:
+            with await self._open(found) as file, Reader(receive) as reader:
+                await send(_start(answer))
+                source = StoredSource(file.fileno(), self._pool)
+                await self._outflow.send(send, reader, answer.body, source)
+        return answer
 
-    @contextlib.contextmanager
-    def _open(self, found: Deliverable) -> Iterator[BinaryIO]:
-        if found.status == "failed":
-            raise _failure(found)
-        if found.content_sha256 is None or found.size_bytes is None:
-            raise StateError(f"version {found.version} has no content: it is {found.status}")
-        try:
-            file = self.basin.bay.store.open(found.content_sha256, size_bytes=found.size_bytes)
-        except ContentRotten as error:
-            self.basin.bay.catalog.mark_rotten(found.content_sha256, found=str(error), now=self.basin.now())
-            raise
-        with file:
-            yield file
-
-    async def _whole(self, descriptor: int, size: int, found: Deliverable) -> bytes:
-        data = await StoredSource(descriptor, self._pool).read(0, size) if size else b""
-        if len(data) != size:
-            raise ContentRotten(found.content_sha256 or "", found=f"{len(data)} bytes instead of {size}")
-        return data
-
-    # --- what is asked for again and again -------------------------------------------------------------
-
-    async def _send_hot(self, scope: Scope, send: Send, granted: Granted, key: tuple[str, str]) -> bool:
-        if self._reader.changed():
-            self._hot.clear()
-            self._hot_bytes = 0
-            return False
-        hot = self._hot.get(key)
-        if hot is None or scope["query_string"] or scope["method"] not in ("GET", "HEAD"):
-            return False
-        if not granted.sees(hot.found.group_name) or any(name in _SPECIAL for name, _ in scope["headers"]):
-            return False
-        self._hot.move_to_end(key)
-        self.basin.bay.note_used(hot.found.id, hot.found.request_id)
-        await send(hot.head)
-        await send(hot.body if scope["method"] == "GET" else _NO_BODY)
-        return True
-
-    def _keep_hot(self, found: Deliverable, answer: Answer, body: bytes) -> None:
-        size = len(body)
-        self._hot[found.request_id, found.version] = _Hot(
-            found, _start(answer), {"type": "http.response.body", "body": body, "more_body": False}, size
+    def _plan(self, scope: Scope, content: Content) -> Answer | AwaitSize:
+        return plan(
+            scope["method"],
+            Fields([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]),
+            content,
+            now=self.basin.now(),
+            boundary=secrets.token_hex(12),
+            http_version=scope["http_version"],
         )
-        self._hot_bytes += size
-        while self._hot_bytes > _HOT_BYTES or len(self._hot) > _HOT_MOST:
-            _, gone = self._hot.popitem(last=False)
-            self._hot_bytes -= gone.size
+
+    async def _small(self, found: Deliverable) -> bytes:
+        sha256, size = found.content_sha256 or "", found.size_bytes or 0
+        body = self._bodies.get(sha256)
+        if body is None:
+            with await self._open(found) as file:
+                body = await StoredSource(file.fileno(), self._pool).read(0, size)
+            if len(body) != size:
+                raise ContentRotten(sha256, found=f"{len(body)} bytes instead of {size}")
+            self._bodies.keep(sha256, body)
+        return body
+
+    async def _open(self, found: Deliverable) -> BinaryIO:
+        sha256, size = found.content_sha256 or "", found.size_bytes or 0
+        bay = self.basin.bay
+        try:
+            return bay.store.open(sha256, size_bytes=size)
+        except ContentRotten as error:
+            await self.basin.run(bay.catalog.mark_rotten, sha256, found=str(error), now=self.basin.now())
+            raise
+
+    async def _send_usual(self, scope: Scope, send: Send, granted: Granted, key: tuple[str, str]) -> bool:
+        """Answer as the last one who asked for *key* in the usual way was answered; False: not known."""
+        usual = self._usual.get(key)
+        if usual is None or not _is_usual(scope) or not granted.sees(usual.found.group_name):
+            return False
+        body = self._bodies.get(usual.found.content_sha256 or "")
+        if body is None:
+            return False
+        self.basin.bay.note_used(usual.found.id, usual.found.request_id)
+        await send(usual.start)
+        await send(_end(body if scope["method"] == "GET" else b""))
+        return True
 
     # --- what is still landing -------------------------------------------------------------------------
 
     async def _landing(
-        self, scope: Scope, receive: Receive, send: Send, found: Deliverable, granted: Granted, *, verified: bool
+        self, scope: Scope, receive: Receive, send: Send, found: Deliverable, granted: Granted
     ) -> None:
-        """Follow a version under way; wait for its head, or with *verified* for its end."""
+        """Follow a version under way; wait for its head, or for its end if that is asked for."""
+        verified = b"forebay-verified=1" in scope["query_string"].split(b"&")
         with self.basin.watching(found.request_id) as changes, Reader(receive) as reader:
             while found.status in ("wait", "in_progress"):
-                extra: Pairs = (("Cache-Control", _lifetime(granted)), *version_links(found))
+                extra = _of_version(found, granted)
                 if not verified and await self.landing(scope, send, reader, changes, found, extra=extra):
                     return
                 await changes.wait()
                 reader.check()
                 # Whoever fetches it may be gone: then somebody else is asked.
                 await self.basin.look(found.request_id)
-                again = self._reader.version(found.request_id, found.version)
-                if again is None:
-                    # Nothing had changed at the origin: its version was dropped.
-                    raise UnknownVersion(show_url(found.url), wanted=f"version {found.version} any more")
-                found = again
-        extra = (("Cache-Control", _lifetime(granted)), *version_links(found))
-        await self.stored(scope, receive, send, found, extra=extra)
+                found = self._find(found.request_id, found.version, granted)
+        await self._finished(scope, receive, send, found, granted)
 
     async def landing(
         self, scope: Scope, send: Send, reader: Reader, changes: Changes, found: Deliverable, *, extra: Pairs
@@ -224,22 +207,15 @@ class Delivery:
             if said.version != found.version:
                 return False  # that one has ended; this is the next
             content = _growing(following, found, said.representation or Representation(), extra)
-            answer = plan(
-                scope["method"],
-                _incoming(scope),
-                content,
-                now=self.basin.now(),
-                boundary=secrets.token_hex(12),
-                http_version=scope["http_version"],
-            )
+            answer = self._plan(scope, content)
             if isinstance(answer, AwaitSize):
                 return False
             source = LandingSource(following, changes.wait, reader)
             await send(_start(answer))
-            if not answer.body:
-                await send(_NO_BODY)
-            else:
+            if answer.body:
                 await self._outflow.send(send, reader, answer.body, source)
+            else:
+                await send(_end(b""))
             return True
 
     def _follow(self, request_id: str) -> Following | None:
@@ -249,21 +225,21 @@ class Delivery:
         writer = told(meta).owner
         return writer is not None and self.basin.bay.owner.is_alive(writer)
 
-    # --- sending ---------------------------------------------------------------------------------------
 
-    async def _send(self, scope: Scope, receive: Receive, send: Send, answer: Answer, source: StoredSource) -> None:
-        if answer.status in (412, 416) and scope["method"] == "GET":
-            await _send_refusal(send, answer)
-            return
-        await send(_start(answer))
-        if not answer.body:
-            await send(_NO_BODY)
-            return
-        with Reader(receive) as reader:
-            await self._outflow.send(send, reader, answer.body, source)
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """What an answer to a plain GET or HEAD begins with."""
+
+    found: Deliverable
+    start: dict[str, object]
 
 
-_NO_BODY: dict[str, object] = {"type": "http.response.body", "body": b"", "more_body": False}
+def _is_usual(scope: Scope) -> bool:
+    return (
+        scope["method"] in ("GET", "HEAD")
+        and not scope["query_string"]
+        and not any(name in _SPECIAL for name, _ in scope["headers"])
+    )
 
 
 def _start(answer: Answer, *more: Field) -> dict[str, object]:
@@ -273,9 +249,13 @@ def _start(answer: Answer, *more: Field) -> dict[str, object]:
     return {"type": "http.response.start", "status": answer.status, "headers": [*pairs, *more]}
 
 
+def _end(body: bytes) -> dict[str, object]:
+    return {"type": "http.response.body", "body": body, "more_body": False}
+
+
 async def _send_whole(send: Send, answer: Answer, body: bytes) -> None:
     await send(_start(answer))
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    await send(_end(body))
 
 
 async def _send_refusal(send: Send, answer: Answer) -> None:
@@ -285,11 +265,7 @@ async def _send_refusal(send: Send, answer: Answer) -> None:
     known = {name.lower() for name, _ in answer.fields}
     more = [field for field in problem_fields() if field[0].decode() not in known]
     await send(_start(answer, *more, (b"content-length", b"%d" % len(body))))
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _incoming(scope: Scope) -> Fields:
-    return Fields([(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]])
+    await send(_end(body))
 
 
 def _content(found: Deliverable, extra: Pairs) -> Content:
@@ -326,10 +302,10 @@ def _growing(following: Following, found: Deliverable, said: Representation, ext
     )
 
 
-def _lifetime(granted: Granted) -> str:
-    # With tokens, what one may read is nobody else's.
+def _of_version(found: Deliverable, granted: Granted) -> Pairs:
+    """Fields of a version's own place: it never changes. With tokens, what one may read is nobody else's."""
     who = "public" if granted.owner is None else "private"
-    return f"{who}, max-age={_YEAR_S}, immutable"
+    return ("Cache-Control", f"{who}, max-age={_YEAR_S}, immutable"), *version_links(found)
 
 
 def version_links(found: Deliverable) -> Pairs:
@@ -342,7 +318,3 @@ def version_links(found: Deliverable) -> Pairs:
 def content_path(request_id: str, version: str) -> str:
     """Where the content of a version is, on this server."""
     return f"/v1/request/{request_id}/response/v/{version}/content"
-
-
-def _failure(found: Deliverable) -> ForebayError:
-    return OriginError(found.error_code or "origin_error", found.error or "the fetch failed")

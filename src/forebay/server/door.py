@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
@@ -17,12 +18,13 @@ from forebay.core.delivery import Pairs
 from forebay.core.fields import Forward, format_age, format_cache_status
 from forebay.core.targets import Target, target_of
 from forebay.errors import InvalidUrl, InvalidValue, MethodRefused, UnknownVersion
-from forebay.models import RequestSpec, Response, check_tag, invalid_from
+from forebay.models import RequestSpec, check_tag, invalid_from
 from forebay.reports import Fetched
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
 from forebay.server.deliver import Delivery, content_path, version_links
+from forebay.server.hot import UntilCommit
 from forebay.server.pieces import Reader
 from forebay.server.problems import Send
 from forebay.wishes import Wish
@@ -36,16 +38,41 @@ class Door:
 
     def __init__(self, basin: Basin, delivery: Delivery) -> None:
         self._basin, self._delivery = basin, delivery
+        self._fresh: UntilCommit[_Key, _Fresh] = delivery.until_commit()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, *, granted: Granted) -> None:
         """Answer one ASGI request."""
         if scope["method"] not in ("GET", "HEAD"):
             raise MethodRefused(allowed=("GET", "HEAD"))
+        key = (scope["raw_path"], scope["query_string"], granted.group)
+        fresh = self._fresh.get(key)
+        now = self._basin.now()
+        if fresh is not None and now < fresh.until:
+            extra = (*_hit(fresh.until - now, now - fresh.made_at), *_common(fresh.found))
+            await self._delivery.stored(scope, receive, send, fresh.found, extra=extra)
+            return
+        moment = self._fresh.moment
         target = _target(scope)
         wish = _wish(target, granted)
         verified = target.own.get("verified", "") not in ("", "0")
         with Reader(receive) as reader:
-            await _Visit(self._basin, self._delivery, scope, receive, send, reader).pay(wish, verified=verified)
+            visit = _Visit(self._basin, self._delivery, scope, receive, send, reader)
+            fresh = await visit.pay(wish, verified=verified)
+        if fresh is not None:
+            self._fresh.keep(key, fresh, moment=moment)
+
+
+_Key = tuple[bytes, bytes, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """A version that may be served without asking anybody *until* then. *made_at*: when its origin last spoke of
+    it."""
+
+    found: Deliverable
+    until: float
+    made_at: float
 
 
 class _Visit:
@@ -57,14 +84,13 @@ class _Visit:
         self._basin, self._delivery = basin, delivery
         self._scope, self._receive, self._send, self._reader = scope, receive, send, reader
 
-    async def pay(self, wish: Wish, *, verified: bool) -> None:
+    async def pay(self, wish: Wish, *, verified: bool) -> _Fresh | None:
+        """Answer; what the next one who asks the same may have at once."""
         if wish.version is not None or wish.tag is not None:
-            await self._serve(wish, await self._basin.fetch(wish), before=None)
-            return
+            return await self._serve(wish, await self._basin.fetch(wish), before=None)
         before = await self._basin.run(self._basin.register, wish)
         fetched = await self._fetched_or_followed(wish, before, verified=verified)
-        if fetched is not None:
-            await self._serve(wish, fetched, before=before)
+        return None if fetched is None else await self._serve(wish, fetched, before=before)
 
     async def _fetched_or_followed(self, wish: Wish, before: Registered, *, verified: bool) -> Fetched | None:
         """What came of *wish*; None when it went out while it landed."""
@@ -91,7 +117,7 @@ class _Visit:
         extra = (("Cache-Status", format_cache_status(_forwarded(before))), *_common(found))
         return await self._delivery.landing(self._scope, self._send, self._reader, changes, found, extra=extra)
 
-    async def _serve(self, wish: Wish, fetched: Fetched, *, before: Registered | None) -> None:
+    async def _serve(self, wish: Wish, fetched: Fetched, *, before: Registered | None) -> _Fresh | None:
         """Send what is stored by now."""
         if fetched.response is None:
             assert fetched.error is not None
@@ -99,42 +125,48 @@ class _Visit:
         found = self._delivery.find(fetched.response.request_id, fetched.response.version)
         if found is None:
             raise UnknownVersion(fetched.url, wanted=f"version {fetched.response.version} any more")
-        extra = (*(await self._basin.run(self._how, wish, fetched, before)), *_common(found))
-        await self._delivery.stored(self._scope, self._receive, self._send, found, extra=extra)
-
-    def _how(self, wish: Wish, fetched: Fetched, before: Registered | None) -> Pairs:
-        """Age and Cache-Status: where the answer is from, and how old. Blocks."""
-        assert fetched.response is not None
-        if before is None:
-            return (("Cache-Status", format_cache_status(None)), ("Age", _age(self._basin, fetched.response, None)))
+        until, made_at = math.inf, (found.cached_at or 0) / 1e6
+        if before is not None:
+            until, confirmed_at = await self._basin.run(self._freshness, wish, before)
+            made_at = max(made_at, confirmed_at)
         now = self._basin.now()
-        registered = self._basin.bay.catalog.find(wish.spec.signature(), now=now) or before
+        extra = (*_how(fetched, before, until - now, now - made_at), *_common(found))
+        await self._delivery.stored(self._scope, self._receive, self._send, found, extra=extra)
+        return _Fresh(found, until, made_at) if fetched.how == "stored" and before is not None else None
+
+    def _freshness(self, wish: Wish, before: Registered) -> tuple[float, float]:
+        """Until when what is stored is fresh, and when its origin last confirmed it; Unix seconds. Blocks."""
+        registered = self._basin.bay.catalog.find(wish.spec.signature(), now=self._basin.now()) or before
         due = registered.request.cache_configuration.recaching_strategy.next_due(registered.facts)
-        ttl = math.inf if due is None else due - now
-        match fetched.how:
-            case "stored":
-                status = format_cache_status(None, ttl_s=ttl)
-            case "stale":
-                code = None if fetched.error is None else fetched.error.code
-                status = format_cache_status(None, ttl_s=min(ttl, -1.0), detail=code)
-            case "fetched":
-                status = format_cache_status(_forwarded(before), ttl_s=ttl)
-            case _:
-                status = format_cache_status(Forward("stale", status=304), ttl_s=ttl)
-        confirmed = registered.facts.confirmed_at
-        return ("Cache-Status", status), ("Age", _age(self._basin, fetched.response, confirmed))
+        return math.inf if due is None else due, registered.facts.confirmed_at or 0.0
+
+
+def _how(fetched: Fetched, before: Registered | None, ttl_s: float, age_s: float) -> Pairs:
+    """Where the answer is from, and how old it is."""
+    match fetched.how:
+        case "stale":
+            code = None if fetched.error is None else fetched.error.code
+            return _hit(min(ttl_s, -1.0), age_s, detail=code)
+        case "fetched" if before is not None:
+            return _cache(_forwarded(before), ttl_s, age_s)
+        case "unchanged":
+            return _cache(Forward("stale", status=304), ttl_s, age_s)
+        case _:
+            return _hit(ttl_s, age_s)
+
+
+def _hit(ttl_s: float, age_s: float, *, detail: str | None = None) -> Pairs:
+    return _cache(None, ttl_s, age_s, detail=detail)
+
+
+def _cache(forward: Forward | None, ttl_s: float, age_s: float, *, detail: str | None = None) -> Pairs:
+    status = format_cache_status(forward, ttl_s=ttl_s, detail=detail)
+    return ("Cache-Status", status), ("Age", format_age(age_s))
 
 
 def _forwarded(before: Registered) -> Forward:
     """Why the origin was asked for a new version."""
     return Forward("uri-miss" if before.latest is None else "stale", stored=True)
-
-
-def _age(basin: Basin, response: Response, confirmed_at: float | None) -> str:
-    """Since the origin gave this answer, or last said that it still holds (RFC 9111 section 5.1)."""
-    cached = response.cached_datetime_utc
-    made = 0.0 if cached is None else cached.timestamp()
-    return format_age(basin.now() - max(made, confirmed_at or 0.0))
 
 
 def _common(found: Deliverable) -> Pairs:

@@ -1,0 +1,70 @@
+"""What is asked for again and again, kept ready: small contents, and what was found in the catalog.
+
+Content is addressed by its digest, so what is kept of it never grows wrong. What the catalog said holds until
+anybody commits anything, which a counter of SQLite's shows (`VersionReader.data_version`).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+SMALL_BYTES = 64 << 10
+"""A larger content is read from its file: opening that costs less than sending it."""
+
+_BODIES_BYTES = 64 << 20
+_FOUND_MOST = 4096
+
+
+class SmallBodies:
+    """The contents that were read last, by digest."""
+
+    def __init__(self, budget_bytes: int = _BODIES_BYTES) -> None:
+        self._left = budget_bytes
+        self._bodies: OrderedDict[str, bytes] = OrderedDict()
+
+    def get(self, sha256: str) -> bytes | None:
+        """The content, if it is kept."""
+        body = self._bodies.get(sha256)
+        if body is not None:
+            self._bodies.move_to_end(sha256)
+        return body
+
+    def keep(self, sha256: str, body: bytes) -> None:
+        """Keep *body*; what was not asked for the longest goes."""
+        if sha256 in self._bodies:
+            return
+        self._bodies[sha256] = body
+        self._left -= len(body)
+        while self._left < 0:
+            _, gone = self._bodies.popitem(last=False)
+            self._left += len(gone)
+
+
+class UntilCommit(Generic[K, V]):
+    """What was worked out from the catalog, until anybody changes that. *moment*: the one of the last `get`."""
+
+    def __init__(self, data_version: Callable[[], int]) -> None:
+        self._data_version = data_version
+        self.moment = data_version()
+        self._kept: dict[K, V] = {}
+
+    def get(self, key: K) -> V | None:
+        """What is known of *key*, and still true."""
+        now = self._data_version()
+        if now != self.moment:
+            self.moment = now
+            self._kept.clear()
+        return self._kept.get(key)
+
+    def keep(self, key: K, value: V, *, moment: int) -> None:
+        """Keep *value*, worked out from what the catalog said after *moment*, unless that is over."""
+        if moment != self.moment:
+            return
+        if len(self._kept) >= _FOUND_MOST:
+            self._kept.clear()
+        self._kept[key] = value
