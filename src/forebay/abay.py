@@ -14,8 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from forebay.bay import Forebay, open, outcome_of, response_or_raise
+from forebay.bay import Forebay, open
+from forebay.content.wakeups import LOOK_AGAIN_S
 from forebay.core.urls import show_url
+from forebay.errand import outcome_of, response_or_raise
 from forebay.errors import ForebayError
 from forebay.fetch.fetcher import Ticket
 from forebay.models import AnyStrategy, Request, RequestSpec, Response
@@ -130,17 +132,29 @@ class AsyncForebay:
             self.bay.let_go(ticket)
 
     async def open(self, what: str | Response, *, tag: str | None = None, version: str | None = None) -> BinaryIO:
-        """See `Forebay.open`."""
-        return await asyncio.to_thread(self.bay.open, await self._resolve(what, tag=tag, version=version))
+        """See `Forebay.open`. Reads of what is still landing wait in the thread that reads: in a coroutine, use
+        ``await asyncio.to_thread(file.read, …)``."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
+                loop.call_soon_threadsafe(changed.set)
+
+        opening = self.bay.opening(what, tag=tag, version=version, wake=wake)
+        try:
+            while (file := await asyncio.to_thread(opening.step)) is None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), LOOK_AGAIN_S)
+                changed.clear()
+            return file
+        finally:
+            opening.close()
 
     async def path(self, what: str | Response, *, tag: str | None = None, version: str | None = None) -> Path:
         """See `Forebay.path`."""
-        return await asyncio.to_thread(self.bay.path, await self._resolve(what, tag=tag, version=version))
-
-    async def _resolve(self, what: str | Response, *, tag: str | None, version: str | None) -> Response:
-        if isinstance(what, Response):
-            return what
-        return await self.fetch(what, tag=tag, version=version)
+        response = what if isinstance(what, Response) else await self.fetch(what, tag=tag, version=version)
+        return await asyncio.to_thread(self.bay.path, response)
 
     async def requests(self) -> list[Request]:
         """See `Forebay.requests`."""

@@ -32,16 +32,15 @@ from forebay.content.wakeups import Wakeups
 from forebay.core.strategies import Facts
 from forebay.core.urls import normalise_url, show_url
 from forebay.durable import storage_errors
-from forebay.errand import Errand, make_job
+from forebay.errand import Errand, make_job, outcome_of, response_or_raise
 from forebay.errors import (
-    ContentRotten,
     ForebayError,
     InvalidValue,
     StateError,
     UnknownRequest,
     UnknownVersion,
 )
-from forebay.fetch.fetcher import Fetcher, Settled, Ticket
+from forebay.fetch.fetcher import Fetcher, Ticket
 from forebay.fetch.gate import Gate
 from forebay.fetch.owner import Owner
 from forebay.fetch.scheduler import Scheduler
@@ -58,6 +57,7 @@ from forebay.models import (
     invalid_from,
     without_secrets,
 )
+from forebay.reading import Opening
 from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport
 from forebay.settings import Settings
 from forebay.trust import system_ca_file
@@ -318,6 +318,12 @@ class Forebay:
             if done.empty():
                 return
 
+    def job(self, registered: Registered) -> Job:
+        """The fetch of a Request that is due."""
+        strategy = registered.request.cache_configuration.recaching_strategy
+        probe = registered.latest is not None and strategy.may_probe(registered.facts)
+        return make_job(registered, limits=self._limits, validate=True, probe=probe)
+
     def submit(self, job: Job) -> Ticket:
         """Have *job* run."""
         return self._fetcher.submit([job])[0]
@@ -351,32 +357,41 @@ class Forebay:
 
     def open(self, what: str | Response, *, tag: str | None = None, version: str | None = None) -> BinaryIO:
         """The content as a seekable binary file: of a version, or of a URL, which is fetched when needed. It
-        stays readable whatever is evicted meanwhile."""
-        for last in (False, True):
-            response = self._resolve(what, tag=tag, version=version)
-            attributes = response.content_attributes
-            if attributes.sha256 is None or attributes.content_size_bytes is None:
-                raise StateError(f"version {response.version} has no content: it is {response.status}")
-            try:
-                return self.store.open(attributes.sha256, size_bytes=attributes.content_size_bytes)
-            except ContentRotten as error:
-                self.catalog.mark_rotten(attributes.sha256, found=str(error), now=self._clock())
-                if last or isinstance(what, Response):
-                    raise
-        raise AssertionError("the second round returns or raises")
+        stays readable whatever is evicted meanwhile.
+
+        What has to be fetched, or is being fetched, is read as it lands: the file is there when the head of the
+        origin's answer is, a read waits for the bytes that it asks for, whichever process fetches them. The end of
+        the content shows only when all of it is verified and stored as safely as by `fetch`. When the download
+        fails, reads raise its error; `FollowBroken` when it had to start over. Before there is a head, errors and
+        stale versions are as with `fetch`. Closing the file suspends a download that nobody else waits for.
+        """
+        opening = self.opening(what, tag=tag, version=version)
+        try:
+            while (file := opening.step()) is None:
+                opening.wait()
+            return file
+        finally:
+            opening.close()
+
+    def opening(
+        self,
+        what: str | Response,
+        *,
+        tag: str | None = None,
+        version: str | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> Opening:
+        """The steps of `open`, for whoever does not want to wait in a thread."""
+        return Opening(self, what, tag=tag, version=version, wake=wake)
 
     def path(self, what: str | Response, *, tag: str | None = None, version: str | None = None) -> Path:
-        """Where the content is, read only. An evicted version's file goes with the sweep, an hour later by
-        default: pin what must stay."""
-        response = self._resolve(what, tag=tag, version=version)
+        """Where the content is, read only, once it is ready. An evicted version's file goes with the sweep, an hour
+        later by default: pin what must stay."""
+        response = what if isinstance(what, Response) else self.fetch(what, tag=tag, version=version)
+        if response.content_attributes.sha256 is None:
+            raise StateError(f"version {response.version} has no content: it is {response.status}")
         self.open(response).close()
-        assert response.content_attributes.sha256 is not None
         return self.store.path(response.content_attributes.sha256)
-
-    def _resolve(self, what: str | Response, *, tag: str | None, version: str | None) -> Response:
-        if isinstance(what, Response):
-            return what
-        return self.fetch(what, tag=tag, version=version)
 
     # --- versions --------------------------------------------------------------------------------------
 
@@ -571,10 +586,7 @@ class Forebay:
     def _submit_due(self, request_ids: Sequence[str]) -> list[Ticket]:
         jobs = []
         for request_id in request_ids:
-            registered = self.catalog.request(request_id, now=self._clock())
-            strategy = registered.request.cache_configuration.recaching_strategy
-            probe = registered.latest is not None and strategy.may_probe(registered.facts)
-            jobs.append(make_job(registered, limits=self._limits, validate=True, probe=probe))
+            jobs.append(self.job(self.catalog.request(request_id, now=self._clock())))
         return self._fetcher.submit(jobs)
 
 
@@ -589,30 +601,10 @@ def open(folder: str | Path | None = None, **settings: Any) -> Forebay:
         raise invalid_from(error, "settings") from error
 
 
-def outcome_of(ticket: Ticket) -> Settled | ForebayError:
-    """How a ticket's job ended; waits for it."""
-    try:
-        settled = ticket.wait()
-    except ForebayError as error:
-        return error
-    assert settled is not None
-    return settled
-
-
 def _report(running: dict[Errand, Ticket], progress: OnProgress | None) -> None:
     if progress is not None:
         for errand, ticket in running.items():
             progress(errand.url, ticket.progress())
-
-
-def response_or_raise(fetched: Fetched) -> Response:
-    """The version that *fetched* has, with a logged warning if it is stale; else its error is raised."""
-    if fetched.response is None:
-        assert fetched.error is not None
-        raise fetched.error
-    if fetched.how == "stale":
-        log.warning("%s: using version %s: %s", fetched.url, fetched.response.version, fetched.error)
-    return fetched.response
 
 
 def extension_for(media_type: str) -> str | None:

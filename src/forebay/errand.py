@@ -6,6 +6,7 @@ The sync and the async face of the API each drive it their own way.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from forebay.catalog.catalog import Catalog, Registered
@@ -23,15 +24,16 @@ from forebay.errors import (
     StateError,
     UnknownVersion,
 )
-from forebay.fetch.fetcher import Settled
+from forebay.fetch.fetcher import Settled, Ticket
 from forebay.fetch.transfer import Job
 from forebay.models import AnyStrategy, Request, Response, body_to_send
 from forebay.reports import Fetched, How
 from forebay.wishes import Wish
 
-# Rounds of "another process was at it": each ends with a fetch that has finished somewhere.
-_MAX_ROUNDS = 20
+log = logging.getLogger("forebay")
 
+MAX_ROUNDS = 20
+"""Rounds of "another process was at it": each ends with a fetch that has finished somewhere."""
 
 Next = Fetched | Job
 
@@ -135,7 +137,7 @@ class Errand:
 
     def _again(self, *, shared: bool) -> Next:
         self._rounds += 1
-        if self._rounds > _MAX_ROUNDS:
+        if self._rounds > MAX_ROUNDS:
             raise StateError(f"{self.url}: other fetches of it kept coming between; try again")
         return self._look(self._catalog.find(self._signature, now=self._clock()), shared=shared)
 
@@ -242,6 +244,26 @@ class Errand:
             probe=latest is not None and strategy.may_probe(registered.facts),
             expected=self.wish.expected,
         )
+
+
+def outcome_of(ticket: Ticket) -> Settled | ForebayError:
+    """How a ticket's job ended; waits for it."""
+    try:
+        settled = ticket.wait()
+    except ForebayError as error:
+        return error
+    assert settled is not None
+    return settled
+
+
+def response_or_raise(fetched: Fetched) -> Response:
+    """The version that *fetched* has, with a logged warning if it is stale; else its error is raised."""
+    if fetched.response is None:
+        assert fetched.error is not None
+        raise fetched.error
+    if fetched.how == "stale":
+        log.warning("%s: using version %s: %s", fetched.url, fetched.response.version, fetched.error)
+    return fetched.response
 
 
 def make_job(

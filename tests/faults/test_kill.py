@@ -543,7 +543,7 @@ def _recover(origin: Origin, served: Served, folder: Path, urls: list[str]) -> b
 PATIENCE = """
 import logging
 import forebay, forebay.fetch.fetcher, forebay.fetch.slots
-from forebay.bay import outcome_of
+from forebay.errand import outcome_of
 from forebay.wishes import wishes
 forebay.fetch.fetcher.HEARTBEAT_S = ask["heartbeat_s"]
 forebay.fetch.fetcher.STUCK_AFTER_S = forebay.fetch.slots.STUCK_AFTER_S = ask["stuck_after_s"]

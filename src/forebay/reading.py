@@ -1,0 +1,369 @@
+"""`open`: content as a file, from its first byte on, whoever fetches it.
+
+An `Opening` says step by step what is to be waited for, until there is a file; it does no waiting itself, so that
+the sync and the async face of the API drive the same one. What it gives for content that is still landing, a
+`LandingFile`, waits in its reads, and only for what it is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import BinaryIO, Protocol, TypeVar
+
+from forebay.catalog.catalog import Catalog, Registered
+from forebay.clock import unix_now
+from forebay.content.files import FileContentStore
+from forebay.content.following import Following
+from forebay.content.partial import State
+from forebay.content.wakeups import LOOK_AGAIN_S, Wakeups
+from forebay.errand import MAX_ROUNDS, Errand, Next, response_or_raise
+from forebay.errors import (
+    ContentRotten,
+    FollowBroken,
+    ForebayError,
+    LeaseLost,
+    OriginError,
+    StateError,
+    UnknownVersion,
+)
+from forebay.fetch.fetcher import Settled, Ticket
+from forebay.fetch.transfer import Job
+from forebay.models import Response
+from forebay.reports import Fetched
+from forebay.wishes import Wish, wishes
+
+# Read ahead: what is small is read at once, and a mark is looked at once for so much.
+_BUFFER_BYTES = 128 * 1024
+_PIECE_BYTES = 1 << 20
+_UNDER_WAY = ("wait", "in_progress")
+
+T = TypeVar("T")
+
+
+class House(Protocol):
+    """What reading needs of a `forebay.bay.Forebay`; see there."""
+
+    catalog: Catalog
+    store: FileContentStore
+    wakeups: Wakeups
+
+    def register(self, wishes: Sequence[Wish]) -> Sequence[Registered | None]: ...
+    def errand(self, wish: Wish) -> Errand: ...
+    def job(self, registered: Registered) -> Job: ...
+    def submit(self, job: Job) -> Ticket: ...
+    def let_go(self, ticket: Ticket) -> None: ...
+    def note(self, fetched: Fetched) -> Fetched: ...
+    def follow(self, request_id: str) -> Following | None: ...
+
+
+# --- what is wanted -------------------------------------------------------------------------------------
+
+
+class VersionErrand:
+    """Gets one version, which may be under way, to its end; as an `Errand` does for a URL."""
+
+    def __init__(self, response: Response, *, house: House) -> None:
+        self._wanted, self._house = response, house
+        self._rounds = 0
+
+    def begin(self) -> Next:
+        """What is first."""
+        if self._wanted.status in _UNDER_WAY:
+            return self._look()
+        return Fetched(self._wanted.url, self._wanted, "stored")
+
+    def settled(self, settled: Settled | ForebayError) -> Next:
+        """What follows a job's end."""
+        if isinstance(settled, ForebayError) and not isinstance(settled, LeaseLost):
+            return self._failed(settled)
+        return self._look()
+
+    def _look(self) -> Next:
+        # The Request first: should the version end in between, the fence says so.
+        registered = self._house.catalog.request(self._wanted.request_id, now=unix_now())
+        response = self._house.catalog.response(self._wanted.id, now=unix_now())
+        if response is None:
+            return self._unchanged(registered)
+        if response.status == "failed":
+            stats = response.download_stats
+            return self._failed(OriginError(stats.error_code or "origin_error", stats.error or "the fetch failed"))
+        if response.status not in _UNDER_WAY:
+            return Fetched(response.url, response, "fetched")
+        self._rounds += 1
+        if self._rounds > MAX_ROUNDS:
+            return self._failed(StateError(f"{response.url}: its fetch kept being handed on; try again"))
+        return self._house.job(registered)
+
+    def _unchanged(self, registered: Registered) -> Fetched:
+        """The version is gone: the origin had nothing new, and the one before it has the content."""
+        before = registered.latest
+        if before is None or registered.latest_id is None or before.version > self._wanted.version:
+            return self._failed(UnknownVersion(self._wanted.url, wanted=f"version {self._wanted.version}"))
+        response = self._house.catalog.response(registered.latest_id, now=unix_now())
+        return Fetched(self._wanted.url, response, "unchanged")
+
+    def _failed(self, error: ForebayError) -> Fetched:
+        return Fetched(self._wanted.url, None, "failed", error)
+
+
+Course = Errand | VersionErrand
+
+
+def _set_out(house: House, what: str | Response, *, tag: str | None, version: str | None) -> tuple[Course, Next]:
+    course: Course
+    if isinstance(what, Response):
+        course = VersionErrand(what, house=house)
+        return course, course.begin()
+    wish = wishes(None, None, None, tag, version, False)(what)
+    (registered,) = house.register([wish])
+    if registered is not None and version is not None:
+        found = house.catalog.find_version(registered.request.id, version=version, any_status=True, now=unix_now())
+        if found is not None and found.status in _UNDER_WAY:
+            course = VersionErrand(found, house=house)
+            return course, course.begin()
+    course = house.errand(wish)
+    return course, course.begin(registered)
+
+
+class Pursuit:
+    """A fetch that somebody waits for: what comes of it, and what wakes who waits. One thread at a time."""
+
+    def __init__(self, house: House, course: Course, job: Job, *, wake: Callable[[], None]) -> None:
+        self._house, self._course, self._wake = house, course, wake
+        self.request_id = job.request_id
+        self._changed = threading.Event()
+        self._fetched: Fetched | None = None
+        self._watch = house.wakeups.watch(job.request_id, self._ring)
+        try:
+            self._ticket = self._submit(job)
+        except BaseException:
+            self._watch.close()
+            raise
+
+    def _submit(self, job: Job) -> Ticket:
+        ticket = self._house.submit(job)
+        ticket.when_settled(self._ring)
+        return ticket
+
+    def _ring(self) -> None:
+        self._changed.set()
+        self._wake()
+
+    def turn(self) -> Fetched | None:
+        """What has come of it; None while it is under way. Sees to it that somebody fetches."""
+        while self._fetched is None:
+            try:
+                settled: Settled | ForebayError | None = self._ticket.wait(0)
+            except ForebayError as error:
+                settled = error
+            if settled is None:
+                return None
+            following = self._course.settled(settled)
+            if isinstance(following, Job):
+                self._ticket = self._submit(following)
+            else:
+                self._fetched = self._house.note(following)
+        return self._fetched
+
+    def wait(self, seconds: float = LOOK_AGAIN_S) -> None:
+        """Return when something has changed since the last `wait`, or when it is time to look anyway."""
+        self._changed.wait(seconds)
+        self._changed.clear()
+
+    def reason(self, broken: FollowBroken) -> ForebayError:
+        """Why what was read has become void: the fetch's error if it failed; else it started over."""
+        until = time.monotonic() + LOOK_AGAIN_S
+        while (fetched := self.turn()) is None:
+            left = until - time.monotonic()
+            if left <= 0 or self._has_started_over():
+                return broken
+            self.wait(left)
+        return fetched.error or broken
+
+    def _has_started_over(self) -> bool:
+        following = self._house.follow(self.request_id)
+        if following is None:
+            return False
+        following.close()
+        return True
+
+    def close(self) -> None:
+        """Wait no longer; a fetch that nobody else waits for is suspended, to be resumed."""
+        self._watch.close()
+        if self._fetched is None:
+            self._house.let_go(self._ticket)
+
+
+# --- the steps of open ----------------------------------------------------------------------------------
+
+
+class Opening:
+    """From what is asked for to a file. Call `step` until it gives one; in between, `wait`, or do something else
+    until *wake* is called (from any thread) or `LOOK_AGAIN_S` have passed. Close it in any case."""
+
+    def __init__(
+        self,
+        house: House,
+        what: str | Response,
+        *,
+        tag: str | None = None,
+        version: str | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._house, self._what, self._tag, self._version = house, what, tag, version
+        self._wake = wake
+        self._pursuit: Pursuit | None = None
+        self._healed = False
+
+    def step(self) -> BinaryIO | None:
+        """The file if there is one by now. Asks the catalog; waits for nobody."""
+        if self._pursuit is None:
+            course, following = _set_out(self._house, self._what, tag=self._tag, version=self._version)
+            if isinstance(following, Fetched):
+                return self._stored(self._house.note(following))
+            self._pursuit = Pursuit(self._house, course, following, wake=self._wake)
+        # In this order: what is committed has ended its landing.
+        landing = self._house.follow(self._pursuit.request_id)
+        if landing is not None:
+            return self._landing(landing, self._pursuit)
+        fetched = self._pursuit.turn()
+        if fetched is None:
+            return None
+        self.close()
+        return self._stored(fetched)
+
+    def _landing(self, following: Following, pursuit: Pursuit) -> BinaryIO:
+        self._pursuit = None
+        file = io.BufferedReader(LandingFile(following, pursuit), _BUFFER_BYTES)
+        newest = self._house.catalog.newest(pursuit.request_id, now=unix_now())
+        if newest is not None:
+            self._house.note(Fetched(newest.url, newest, "fetched"))
+        return file
+
+    def _stored(self, fetched: Fetched) -> BinaryIO | None:
+        response = response_or_raise(fetched)
+        attributes = response.content_attributes
+        if attributes.sha256 is None or attributes.content_size_bytes is None:
+            raise StateError(f"version {response.version} has no content: it is {response.status}")
+        try:
+            return self._house.store.open(attributes.sha256, size_bytes=attributes.content_size_bytes)
+        except ContentRotten as error:
+            self._house.catalog.mark_rotten(attributes.sha256, found=str(error), now=unix_now())
+            if self._healed or isinstance(self._what, Response):
+                raise
+            self._healed = True
+            return self.step()  # what is damaged is fetched anew
+
+    def wait(self) -> None:
+        """Return when `step` may have more to say."""
+        if self._pursuit is not None:
+            self._pursuit.wait()
+
+    def close(self) -> None:
+        """Nobody waits for it any more."""
+        pursuit, self._pursuit = self._pursuit, None
+        if pursuit is not None:
+            pursuit.close()
+
+
+# --- a file that is still landing -----------------------------------------------------------------------
+
+
+class LandingFile(io.RawIOBase):
+    """Content that is read while it lands. A read waits for its first byte, not for all that it could hold; one at
+    the end waits for the bytes to be whole, verified and synced. When the download fails or starts over, reads
+    raise its error, however far they are. Closing it lets go of the download."""
+
+    mode = "rb"
+
+    def __init__(self, following: Following, pursuit: Pursuit) -> None:
+        self._following, self._pursuit = following, pursuit
+        self._at = 0
+        self._error: ForebayError | None = None
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position in bytes."""
+        self._checkClosed()
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """See `io.IOBase.seek`; relative to the end, waits until it is known where that is."""
+        self._checkClosed()
+        match whence:
+            case io.SEEK_SET:
+                start = 0
+            case io.SEEK_CUR:
+                start = self._at
+            case io.SEEK_END:
+                start = self._landed(self._total)
+            case _:
+                raise ValueError(f"expected whence 0, 1 or 2, got {whence}")
+        if start + offset < 0:
+            raise ValueError(f"expected a position in the content, got {start + offset}")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """See `io.RawIOBase.readinto`."""
+        self._checkClosed()
+        view = memoryview(buffer).cast("B")
+        got = self._landed(lambda: self._following.readinto(view, self._at) or self._end(0)) if len(view) else 0
+        self._at += got
+        return got
+
+    def readall(self) -> bytes:
+        """All that is left, once it is there."""
+        self._checkClosed()
+        pieces = []
+        while piece := self._landed(lambda: self._following.read(self._at, _PIECE_BYTES) or self._end(b"")):
+            pieces.append(piece)
+            self._at += len(piece)
+        return b"".join(pieces)
+
+    def _total(self) -> int | None:
+        if self._following.look().state is State.GIVEN_UP:
+            raise FollowBroken
+        return self._following.total
+
+    def _end(self, nothing: T) -> T | None:
+        """*nothing*, if nothing will come any more; None: wait."""
+        return nothing if self._following.at_end(self._at) else None
+
+    def _landed(self, look: Callable[[], T | None]) -> T:
+        """What *look* gives when it gives something."""
+        if self._error is not None:
+            raise self._error
+        try:
+            while (found := look()) is None:
+                fetched = self._pursuit.turn()
+                if fetched is None:
+                    self._pursuit.wait()
+                elif self._following.look().state is not State.WHOLE:
+                    raise fetched.error or FollowBroken()
+        except FollowBroken as broken:
+            self._error = self._pursuit.reason(broken)
+            raise self._error from None
+        except ForebayError as error:
+            self._error = error
+            raise
+        return found
+
+    def close(self) -> None:
+        """Let go of the download, unless it is done or somebody else waits for it."""
+        if not self.closed:
+            try:
+                self._following.close()
+                self._pursuit.close()
+            finally:
+                super().close()
