@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import mimetypes
 import queue
-import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
@@ -37,7 +36,6 @@ from forebay.errors import (
     ForebayError,
     InvalidValue,
     StateError,
-    UnknownRequest,
     UnknownVersion,
 )
 from forebay.fetch.fetcher import Fetcher, Ticket
@@ -61,7 +59,7 @@ from forebay.reading import Opening
 from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport
 from forebay.settings import Settings
 from forebay.trust import system_ca_file
-from forebay.wishes import Wish, strategy_of, wishes
+from forebay.wishes import Wish, is_request_id, strategy_of, the_one, wishes
 
 log = logging.getLogger("forebay")
 
@@ -510,20 +508,9 @@ class Forebay:
     def request(self, url: str) -> Request:
         """The one Request of *url*, which may also be a Request's id. `UnknownRequest`; `InvalidValue` naming
         the ids when several have that URL."""
-        if re.fullmatch(r"[0-9a-f]{32}", url):
+        if is_request_id(url):
             return without_secrets(self.catalog.request(url, now=self._clock()).request)
-        found = self.catalog.requests_of_url(normalise_url(url))
-        if not found:
-            raise UnknownRequest(show_url(url))
-        plain = [request for request in found if request.http_method == "get" and request.group_name == "default"]
-        plain = [request for request in plain if not request.http_header_fields and not request.http_query_params]
-        chosen = plain or found
-        if len(chosen) > 1:
-            ids = ", ".join(request.id for request in chosen)
-            raise InvalidValue(
-                "url", expected=f"a Request's id, for several have this URL ({ids})", got=show_url(url)
-            )
-        return without_secrets(chosen[0])
+        return without_secrets(the_one(self.catalog.requests_of_url(normalise_url(url)), url))
 
     def _reread(self, response: Response) -> Response:
         found = self.catalog.response(response.id, now=self._clock())
@@ -543,6 +530,10 @@ class Forebay:
         """Read every stored byte; what is damaged is never served again, and fetched anew when it is asked
         for. *progress* gets (bytes read, bytes in all)."""
         return self._house.verify(progress=progress)
+
+    def verify_next(self, *, after: str | None, for_s: float) -> tuple[VerifyReport, str | None, int]:
+        """`verify` piece by piece; see `Housekeeping.verify_next`."""
+        return self._house.verify_next(after=after, for_s=for_s)
 
     def gc(self, *, dry_run: bool = False) -> GcReport:
         """Drop what retention, the quota, a day's undo and the sweep say; with *dry_run*, only tell."""

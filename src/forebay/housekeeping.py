@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from forebay.catalog.catalog import UNDO_SECONDS, Catalog
+from forebay.catalog.catalog import UNDO_SECONDS, Catalog, ContentRow
 from forebay.catalog.frontier import Frontier
 from forebay.catalog.outcomes import Finished
 from forebay.content.files import FileContentStore
@@ -241,16 +241,37 @@ class Housekeeping:
         """Read every stored byte. What does not hash to its address is marked: it is never served again, and
         its Requests are due. *progress* gets (bytes read, bytes in all)."""
         report = VerifyReport()
-        contents = [content for content in self._catalog.contents() if not content.rotten]
-        total = sum(content.size_bytes for content in contents)
+        contents, total = self._to_verify()
         for content in contents:
-            found = self._store.verify(content.sha256, size_bytes=content.size_bytes)
-            report.checked += 1
-            report.checked_bytes += content.size_bytes
-            if found is not None and self._catalog.known_contents([content.sha256]):
-                sentence = f"content {content.sha256} is damaged: {found}"
-                responses = self._catalog.mark_rotten(content.sha256, found=sentence, now=self._clock())
-                report.rotten.append(Rot(content.sha256, found, responses))
+            self._check(content, report)
             if progress is not None:
                 progress(report.checked_bytes, total)
         return report
+
+    def verify_next(self, *, after: str | None, for_s: float) -> tuple[VerifyReport, str | None, int]:
+        """`verify` the contents whose digests come after *after*, for about *for_s*, at least one: the report, the
+        last digest if there are more, and the bytes of all contents."""
+        report, until = VerifyReport(), self._clock() + for_s
+        contents, total = self._to_verify()
+        left = [content for content in contents if after is None or content.sha256 > after]
+        for number, content in enumerate(left, 1):
+            self._check(content, report)
+            if self._clock() >= until and number < len(left):
+                return report, content.sha256, total
+        return report, None, total
+
+    def _to_verify(self) -> tuple[list[ContentRow], int]:
+        contents = sorted(
+            (content for content in self._catalog.contents() if not content.rotten),
+            key=lambda content: content.sha256,
+        )
+        return contents, sum(content.size_bytes for content in contents)
+
+    def _check(self, content: ContentRow, report: VerifyReport) -> None:
+        found = self._store.verify(content.sha256, size_bytes=content.size_bytes)
+        report.checked += 1
+        report.checked_bytes += content.size_bytes
+        if found is not None and self._catalog.known_contents([content.sha256]):
+            sentence = f"content {content.sha256} is damaged: {found}"
+            responses = self._catalog.mark_rotten(content.sha256, found=sentence, now=self._clock())
+            report.rotten.append(Rot(content.sha256, found, responses))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from forebay.core.digests import HASH_NAMES, hex_length
-from forebay.errors import InvalidValue
+from forebay.core.urls import show_url
+from forebay.errors import InvalidValue, UnknownRequest
 from forebay.models import (
     AnyStrategy,
     ReCachingStrategy,
+    Request,
     RequestCacheConfiguration,
     RequestSpec,
     check_tag,
@@ -89,3 +91,22 @@ def _expected(sha256: str | None, expected_hash: str | None) -> tuple[str, str] 
     if not re.fullmatch(r"[0-9a-f]+", digest) or len(digest) != size:
         raise InvalidValue(field, expected=f"{size} hex digits of {name}", got=digest)
     return name, digest
+
+
+def is_request_id(name: str) -> bool:
+    """Whether *name* is a Request's id, and no URL."""
+    return re.fullmatch(r"[0-9a-f]{32}", name) is not None
+
+
+def the_one(found: Sequence[Request], url: str) -> Request:
+    """The one of *found*, all of which have *url*, that is meant by it: the plain one. `UnknownRequest`;
+    `InvalidValue` naming the ids when it could be several."""
+    if not found:
+        raise UnknownRequest(show_url(url))
+    plain = [request for request in found if request.http_method == "get" and request.group_name == "default"]
+    plain = [request for request in plain if not request.http_header_fields and not request.http_query_params]
+    chosen = plain or found
+    if len(chosen) > 1:
+        ids = ", ".join(request.id for request in chosen)
+        raise InvalidValue("url", expected=f"a Request's id, for several have this URL ({ids})", got=show_url(url))
+    return chosen[0]
