@@ -519,9 +519,12 @@ class Forebay:
     def with_progress(self, response: Response) -> Response:
         """*response*; under way, with how far it is by its watermark."""
         if response.status == "in_progress":
-            progress = progress_of(self.partials.mark(response.request_id))
-            response.download_stats.downloaded_bytes = progress.downloaded_bytes
-            response.download_stats.total_bytes_to_download = progress.total_bytes
+            progress, stats = progress_of(self.partials.mark(response.request_id)), response.download_stats
+            stats.downloaded_bytes, stats.total_bytes_to_download = progress.downloaded_bytes, progress.total_bytes
+            if stats.download_start_time_unix_ts is not None:
+                elapsed = max(0.0, self._clock() - stats.download_start_time_unix_ts)
+                stats.download_running_duration_sec = elapsed
+                stats.avg_bytes_per_sec = progress.downloaded_bytes / elapsed if elapsed else 0.0
         return response
 
     # --- the whole folder ------------------------------------------------------------------------------

@@ -375,13 +375,14 @@ def test_several_are_begun_in_the_order_asked(catalog: Catalog, frontier: Fronti
 
 
 def test_a_started_download_is_in_progress(catalog: Catalog, frontier: Frontier) -> None:
-    """Its version says so; the others wait on."""
+    """Its version says so, and since when; the others wait on."""
     one, two = (lease_for(frontier, register(catalog, url=f"{URL}{n}").request.id) for n in range(2))
-    frontier.start([one], owner="me")
+    frontier.start([one], owner="me", now=NOW)
     started, waiting = (catalog.response(lease.response_id, now=NOW) for lease in (one, two))
     assert started is not None
     assert waiting is not None
     assert (started.status, started.download_stats.state) == ("in_progress", "downloading")
+    assert started.download_stats.download_start_time_unix_ts == NOW
     assert waiting.status == "wait"
 
 
@@ -390,7 +391,7 @@ def test_a_version_that_was_left_open_is_taken_over(catalog: Catalog, frontier: 
     """Under the next fence: a partial file is resumed, no second version begins."""
     request_id = register(catalog).request.id
     first = lease_for(frontier, request_id, owner="a")
-    frontier.start([first], owner="a")
+    frontier.start([first], owner="a", now=NOW)
     if how == "release":
         frontier.release(first)
     else:
@@ -1253,7 +1254,7 @@ def test_what_makes_content_visible_or_acknowledges_survives_a_crash(
 
 QUICK: dict[str, Change] = {
     "begin": lambda c, f, key, lease, sha: f.begin([lease.request_id], owner="b", now=NOW),
-    "start": lambda c, f, key, lease, sha: f.start([lease], owner="me"),
+    "start": lambda c, f, key, lease, sha: f.start([lease], owner="me", now=NOW),
     "beat": lambda c, f, key, lease, sha: f.beat("me"),
     "release": lambda c, f, key, lease, sha: f.release(lease),
     "take_slots": lambda c, f, key, lease, sha: f.take_slots(HOST, owner="me", want=1, limit=1, now=NOW),

@@ -928,6 +928,26 @@ def test_progress(bay: Forebay, origin: Origin, never: threading.Event) -> None:
     assert states <= {"queued", "downloading", "waiting", "done"}
 
 
+def test_stats_of_a_running_download(bay: Forebay, origin: Origin, never: threading.Event) -> None:
+    """A version under way tells how far it is, since when, and how fast."""
+    origin.serve("/f", Stall(Resource(BODY), 300_000, never, times=1))
+    running: list[Response] = []
+
+    def look(url: str, progress: Progress) -> None:
+        (response,) = bay.versions(url)
+        if response.status == "in_progress" and progress.downloaded_bytes == 300_000 and not running:
+            running.append(response)
+            origin.close_connections()
+
+    bay.fetch(origin.url("/f"), progress=look)
+    (response,) = running
+    stats = response.download_stats
+    assert (stats.state, stats.downloaded_bytes, stats.total_bytes_to_download) == ("downloading", 300_000, len(BODY))
+    assert stats.download_start_time_unix_ts is not None
+    assert stats.download_running_duration_sec > 0
+    assert stats.avg_bytes_per_sec == pytest.approx(300_000 / stats.download_running_duration_sec)
+
+
 # --- several on one folder ------------------------------------------------------------------------------
 
 

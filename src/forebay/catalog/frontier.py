@@ -65,7 +65,7 @@ _START = (
         .where(leases.c.response_id == responses.c.id, leases.c.owner == bindparam("holder"))
         .exists(),
     )
-    .values(status="in_progress")
+    .values(status="in_progress", started_at=bindparam("at"))
 )
 # With RETURNING, many rows travel in one statement.
 _INSERT_RESPONSES = insert(responses).returning(responses.c.id)
@@ -100,10 +100,11 @@ class Frontier:
         with self.database.write(durable=False) as db:
             return _begin(db, request_ids, owner=owner, now_us=micros(now), seen=seen or {})
 
-    def start(self, leases: Sequence[Lease], *, owner: str) -> None:
-        """The downloads of versions that *owner* still has the lease of run (`in_progress`)."""
+    def start(self, leases: Sequence[Lease], *, owner: str, now: float) -> None:
+        """The downloads of versions that *owner* still has the lease of run (`in_progress`), since *now*."""
+        key = {"ids": [lease.response_id for lease in leases], "holder": owner, "at": micros(now)}
         with self.database.write(durable=False) as db:
-            db.execute(_START, {"ids": [lease.response_id for lease in leases], "holder": owner})
+            db.execute(_START, key)
 
     def lease_of(self, request_id: str) -> Busy | None:
         """Who fetches this Request now."""

@@ -316,7 +316,7 @@ class Fetcher:
                 errors = {o.lease.request_id: e for o, e in outcomes if e is not None}
                 with self._frontier.database.write(durable=bool(outcomes)):
                     if started:
-                        self._frontier.start(started, owner=self._owner.id)
+                        self._frontier.start(started, owner=self._owner.id, now=self._clock())
                     if outcomes:
                         finished = self._frontier.finish([o for o, _ in outcomes], now=self._clock())
                     for transfer, end in ended:
