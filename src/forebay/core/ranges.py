@@ -92,21 +92,17 @@ def parse_range(value: str | None, size: int) -> list[Span] | Unsatisfied | None
     unit, _, members = (value or "").strip(" \t").partition("=")
     if unit.lower() != "bytes" or size == 0 or members.count(",") >= MAX_RANGES:
         return None
-    asked = 0
+    specs = [spec for member in members.split(",") if (spec := member.strip(" \t"))]  # also right behind the "="
+    if not specs:
+        return None
     spans: list[Span] = []
-    for member in members.split(","):
-        member = member.strip(" \t")  # also behind the "=", as in an example of section 14.1.2
-        if not member:
-            continue
-        found = _RANGE_SPEC.fullmatch(member)
-        if found is None or member == "-" or _reversed(found[1], found[2]):
+    for spec in specs:
+        found = _RANGE_SPEC.fullmatch(spec)
+        if found is None or spec == "-" or _reversed(found[1], found[2]):
             return None
-        asked += 1
         span = _span(found[1], found[2], size)
         if span.start < span.stop:
             spans.append(span)
-    if not asked:
-        return None
     merged = _merged(spans)
     if len(merged) > MAX_PARTS:
         return None
