@@ -1,8 +1,8 @@
 """The whole error tree: each class has a stable ``code``, an HTTP ``status`` and says whether to retry.
 
 Five families: `RequestError` (the caller's), `OriginError` (the upstream's), `StorageError` (ours),
-`StateError` (misuse of the API) and `RemoteError` (of a server of Forebay, for its clients). The parts of an error are attributes; ``str()`` builds the sentence, which
-says what was expected, what was got and the way out.
+`StateError` (misuse of the API) and `RemoteError` (of a server of Forebay, for its clients). The parts of an
+error are attributes; ``str()`` builds the sentence, which says what was expected, what was got and the way out.
 """
 
 from __future__ import annotations

@@ -1,0 +1,147 @@
+"""What our own client needs beyond ``/v1/request``: the calls of the embedded API that are no REST of a public
+client, one route each, and the storage as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi import Response as Outgoing
+
+from forebay.api_models import (
+    Failure,
+    FetchAnswer,
+    FetchUnderWay,
+    FindIn,
+    GcIn,
+    UndeleteIn,
+    VerifiedPart,
+    VerifyIn,
+    WishIn,
+)
+from forebay.core.urls import normalise_url
+from forebay.models import Request, Response
+from forebay.reports import Fetched, GcReport, StorageUsage
+from forebay.server.basin import Basin
+from forebay.server.requests import RequestId, RequestRoutes, Who, shown
+from forebay.wishes import is_request_id, the_one, wishes
+
+
+class OwnRoutes(RequestRoutes):
+    """The handlers, on one basin."""
+
+    async def fetch_any(self, body: WishIn, who: Who) -> Any:
+        """The version to use now of what may not be registered yet; 202 when that takes longer than `wait_sec`.
+        Then ask again with the `asked_at` of that answer."""
+        spec = body.request.spec(group=who.group)
+        who.require_group(spec.group_name)
+        wish = wishes(None, body.expected_hash, body.refresh, body.tag, body.version, body.offline)(spec)
+        began_at = self.basin.now() if body.asked_at is None else body.asked_at
+        asked = asyncio.Event()
+        async with contextlib.AsyncExitStack() as stack:
+
+            def task(work: Any) -> asyncio.Task[Any]:
+                made = asyncio.create_task(work)
+                stack.callback(made.cancel)
+                return made
+
+            fetching: asyncio.Task[Fetched] = task(
+                self.basin.fetch(wish, began_at=body.asked_at, on_asked=asked.set)
+            )
+            await asyncio.wait({fetching, task(asked.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            if fetching.done():
+                return _answer_of(fetching.result())
+            registered = await self.basin.run(self.bay.catalog.find, spec.signature(), now=self.basin.now())
+            assert registered is not None  # it was asked for
+            request_id = registered.request.id
+            enough: set[asyncio.Task[Any]] = {fetching}
+            if body.until == "begun":
+                enough.add(task(self._begun(request_id)))
+            await asyncio.wait(enough, timeout=body.wait_sec, return_when=asyncio.FIRST_COMPLETED)
+            if fetching.done():
+                return _answer_of(fetching.result())
+            under_way: FetchUnderWay = await self.basin.run(self._under_way, request_id, began_at)
+            return Outgoing(under_way.model_dump_json(), 202, media_type="application/json")
+
+    async def _begun(self, request_id: str) -> None:
+        """Return when what lands of a Request can be followed."""
+        with self.basin.watching(request_id) as changes:
+            while (following := self.bay.follow(request_id)) is None:
+                await changes.wait()
+            following.close()
+
+    async def find(self, body: FindIn, who: Who) -> Request:
+        """The one Request of a URL, or with an id. The URL is in the body, for it may hold a secret."""
+        if is_request_id(body.name):
+            return shown((await self._registered(body.name, who)).request)
+        url = normalise_url(body.name)
+        found = await self.basin.run(self.bay.catalog.requests_of_url, url)
+        return shown(the_one([request for request in found if who.sees(request.group_name)], url))
+
+    async def removed(self, request_id: RequestId, who: Who) -> list[Response]:
+        """The versions of a Request that were removed and can be had back, the newest first."""
+        await self._registered(request_id, who)
+        return await self.basin.run(self.bay.catalog.versions, request_id, deleted=True, now=self.basin.now())
+
+    async def undelete(self, request_id: RequestId, body: UndeleteIn, who: Who) -> list[Response]:
+        """Have back what was removed within the last day."""
+        await self._registered(request_id, who)
+        restored = await self.basin.run(self.bay.undelete, request_id, version=body.version)
+        self.basin.poke_worker()
+        return restored
+
+    # --- the storage as a whole ------------------------------------------------------------------------
+
+    async def usage(self) -> StorageUsage:
+        """What the folder holds, in counts and bytes."""
+        return await self.basin.run(self.bay.usage)
+
+    async def gc(self, body: GcIn) -> GcReport:
+        """Drop what retention, the quota, a day's undo and the sweep say; with `dry_run`, only tell."""
+        return await self.basin.run(self.bay.gc, dry_run=body.dry_run)
+
+    async def verify(self, body: VerifyIn) -> VerifiedPart:
+        """Read stored bytes and compare them with their hash, a part of them at a time: go on with the `next` of
+        the answer. What is damaged is never served again, and fetched anew when it is asked for."""
+        report, following, total = await self.basin.run(self.bay.verify_next, after=body.after, for_s=body.for_sec)
+        return VerifiedPart(report=report, next=following, total_bytes=total)
+
+
+def _answer_of(fetched: Fetched) -> FetchAnswer:
+    """What tells of *fetched*; raises its error when there is no version."""
+    error = fetched.error
+    if fetched.response is None or fetched.how == "failed":
+        assert error is not None
+        raise error
+    failure = None if error is None else Failure(code=error.code, detail=str(error))
+    return FetchAnswer(how=fetched.how, response=fetched.response, error=failure)
+
+
+def make_own_router(
+    basin: Basin, problems: dict[int | str, dict[str, Any]], fetch_problems: dict[int | str, dict[str, Any]]
+) -> APIRouter:
+    """The routes on *basin*; *problems* are the error answers that all of them may give, *fetch_problems* those
+    of a fetch."""
+    routes = OwnRoutes(basin)
+    router = APIRouter(prefix="/v1", responses=problems)
+    waits: dict[int | str, dict[str, Any]] = {202: {"model": FetchUnderWay, "description": "It is not over yet."}}
+    requests: Any = {"tags": ["Requests"]}
+    storage: Any = {"tags": ["Storage"]}
+    add = router.add_api_route
+    add(
+        "/fetch",
+        routes.fetch_any,
+        methods=["POST"],
+        response_model=FetchAnswer,
+        responses=waits | fetch_problems,
+        **requests,
+    )
+    add("/find", routes.find, methods=["POST"], **requests)
+    add("/request/{request_id}/removed", routes.removed, methods=["GET"], **requests)
+    add("/request/{request_id}/undelete", routes.undelete, methods=["POST"], **requests)
+    add("/storage/usage", routes.usage, methods=["GET"], **storage)
+    add("/storage/gc", routes.gc, methods=["POST"], **storage)
+    add("/storage/verify", routes.verify, methods=["POST"], **storage)
+    return router
