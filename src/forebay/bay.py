@@ -38,12 +38,13 @@ from forebay.errors import (
     StateError,
     UnknownVersion,
 )
+from forebay.fetch.exchange import TransportSettings
 from forebay.fetch.fetcher import Fetcher, Ticket
 from forebay.fetch.gate import Gate
 from forebay.fetch.owner import Owner
 from forebay.fetch.scheduler import Scheduler
 from forebay.fetch.transfer import Job, progress_of, told, total_of
-from forebay.fetch.transport import Transport, TransportSettings
+from forebay.fetch.transport import Transport
 from forebay.housekeeping import Housekeeping, Touches
 from forebay.models import (
     AnyStrategy,

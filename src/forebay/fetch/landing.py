@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from forebay.content.partial import PartialFile, Partials
 from forebay.core import digests
 from forebay.errors import StorageError, StorageFailed
-from forebay.fetch.transport import BLOCK_BYTES
+from forebay.fetch.exchange import BLOCK_BYTES
 
 log = logging.getLogger(__name__)
 

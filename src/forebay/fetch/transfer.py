@@ -42,9 +42,10 @@ from forebay.core.exchange import Landed as LandedEvent
 from forebay.core.reuse import StoredVersion
 from forebay.core.urls import origin_of, show_url
 from forebay.errors import ForebayError, HashMismatch, OriginError, OriginRefused, StorageError, StorageFailed
+from forebay.fetch.exchange import Exchange, Refused, Take
 from forebay.fetch.landing import Landed, Landing, Workers, failing
 from forebay.fetch.owner import Owner
-from forebay.fetch.transport import Exchange, Refused, Take, Timer, Transport
+from forebay.fetch.transport import Timer, Transport
 from forebay.reports import Progress
 
 log = logging.getLogger(__name__)
@@ -301,7 +302,7 @@ class Transfer:
     # --- the transport's sink --------------------------------------------------------------------------
 
     def on_head(self, head: Head) -> Take:
-        """See `forebay.fetch.transport.Sink`."""
+        """See `forebay.fetch.exchange.Sink`."""
         assert self._state is not None
         self._state, actions = machine.step(self._state, head, time.monotonic(), random.random())  # noqa: S311
         match actions:
@@ -317,7 +318,7 @@ class Transfer:
                 return Take.DISCARD
 
     def on_block(self, block: bytearray, size: int) -> None:
-        """See `forebay.fetch.transport.Sink`."""
+        """See `forebay.fetch.exchange.Sink`."""
         assert self._state is not None
         if self._storage_error is not None or self._pending:
             self.shop.transport.recycle(block)
@@ -369,7 +370,7 @@ class Transfer:
             self._give_up(error, keep=True)
 
     def on_end(self, failure: Failed | None) -> None:
-        """See `forebay.fetch.transport.Sink`."""
+        """See `forebay.fetch.exchange.Sink`."""
         self._exchange = None
         self._guarded(partial(self._after_exchange, failure))
 
