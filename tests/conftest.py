@@ -270,6 +270,13 @@ class Served:
         self.process.wait()
 
 
+def _start_server(options: Sequence[str], *, place: Path, env: dict[str, str], port: int, stderr: Path) -> Served:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}
+    quick = {"FOREBAY_BACKOFF_BASE_S": "0.01", "FOREBAY_ALLOW_PRIVATE": "true", "FOREBAY_WORKERS": "1"}
+    argv = [sys.executable, "-m", "forebay", "serve", "--port", str(port), "--data", str(place), *options]
+    return Served(argv, env=clean | quick | env, stderr=stderr, folder=place)
+
+
 @pytest.fixture
 def serve(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
     """``serve(*options, folder="served", env=None, port=0, wait=True)``: a `Served`, started and ready, that may
@@ -284,17 +291,24 @@ def serve(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         port: int = 0,
         wait: bool = True,
     ) -> Served:
-        place = tmp_path / folder
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}
-        quick = {"FOREBAY_BACKOFF_BASE_S": "0.01", "FOREBAY_ALLOW_PRIVATE": "true", "FOREBAY_WORKERS": "1"}
-        argv = [sys.executable, "-m", "forebay", "serve", "--port", str(port), "--data", str(place), *options]
-        served = Served(argv, env=clean | quick | (env or {}), stderr=logs / f"{len(running)}.err", folder=place)
+        place, log = tmp_path / folder, logs / f"{len(running)}.err"
+        served = _start_server(options, place=place, env=env or {}, port=port, stderr=log)
         running.append(served)
         return served.wait() if wait else served
 
     yield start
     for served in running:
         served.close()
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One `Served` for the tests of a module, that may fetch from loopback; each origin has a port of its own."""
+    folder = tmp_path_factory.mktemp("shared")
+    env = {"FOREBAY_MAX_ATTEMPTS": "1"}
+    served = _start_server((), place=folder / "data", env=env, port=0, stderr=folder / "err")
+    yield served.wait()
+    served.close()
 
 
 _TIMES = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forebay.models import (
     TAG_PATTERN,
@@ -16,6 +16,7 @@ from forebay.models import (
     RequestCacheConfiguration,
     RequestSpec,
     Response,
+    invalid_from,
 )
 from forebay.reports import VerifyReport
 
@@ -58,7 +59,7 @@ class RequestIn(BaseModel):
     cache_configuration: CacheConfigurationIn | None = None
 
     def spec(self, *, group: str | None = None) -> RequestSpec:
-        """What is to be registered; in *group* when none is named."""
+        """What is to be registered; in *group* when none is named. Raises `RequestError`."""
         values = {name: value for name, value in dict(self).items() if value is not None}
         if self.cache_configuration is not None:
             values["cache_configuration"] = self.cache_configuration.configuration()
@@ -66,7 +67,10 @@ class RequestIn(BaseModel):
             values["http_query_params"] = _as_text(self.http_query_params)
         if group is not None:
             values.setdefault("group_name", group)
-        return RequestSpec(**values)
+        try:
+            return RequestSpec(**values)
+        except ValidationError as error:
+            raise invalid_from(error) from error
 
 
 def _as_text(params: dict[str, Parameter | list[Parameter | None] | None]) -> dict[str, str | list[str]]:

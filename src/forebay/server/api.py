@@ -7,15 +7,19 @@ from typing import Any
 import fastapi
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 import forebay
 from forebay.api_models import Health, Problem
 from forebay.errors import BodyInvalid, ForebayError, InvalidValue, MethodRefused, RequestError, UnknownPath
+from forebay.server.apidocs import POLICY, content_paths, page
 from forebay.server.basin import Basin
+from forebay.server.own import make_own_router
 from forebay.server.problems import note_if_ours, problem, problem_body, problem_fields, problem_of
-from forebay.server.requests import make_router
+from forebay.server.requests import Answers, make_router
 from forebay.server.worker import is_working
 
 _MEANINGS = {
@@ -31,13 +35,13 @@ _MEANINGS = {
     421: "The server does not answer for this Host.",
     422: "A value breaks its rule: `field` names it.",
     500: "The storage failed, or a bug of ours.",
-    502: "The origin failed, and no version is stored.",
-    504: "The origin cannot be reached, and no version is stored.",
     507: "No space is left.",
 }
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": meaning, "content": _PROBLEM} for status, meaning in _MEANINGS.items()
+PROBLEMS: Answers = {status: {"description": meaning, "content": _PROBLEM} for status, meaning in _MEANINGS.items()}
+FETCH_PROBLEMS: Answers = {
+    502: {"description": "The origin failed, and no version is stored.", "content": _PROBLEM},
+    504: {"description": "The origin cannot be reached, and no version is stored.", "content": _PROBLEM},
 }
 
 
@@ -51,9 +55,12 @@ def make_api(basin: Basin) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         license_info={"name": "Apache 2.0", "identifier": "Apache-2.0"},
     )
-    api.include_router(make_router(basin, PROBLEMS))
+    routers = [make(basin, PROBLEMS, FETCH_PROBLEMS) for make in (make_router, make_own_router)]
+    for router in routers:
+        api.include_router(router)
 
     async def readyz() -> fastapi.Response:
         """Whether Requests can be answered: the catalog can be read, and a fetch worker lives."""
@@ -65,9 +72,19 @@ def make_api(basin: Basin) -> FastAPI:
     async def openapi_json() -> Any:
         return document_of(api)
 
-    ready: dict[int | str, dict[str, Any]] = {503: {"description": "It is not.", "content": _PROBLEM}}
+    async def docs(incoming: fastapi.Request) -> fastapi.Response:
+        html = page(document_of(api), base=str(incoming.base_url).rstrip("/"))
+        return HTMLResponse(html, headers={"content-security-policy": POLICY})
+
+    async def root() -> fastapi.Response:
+        return RedirectResponse("docs", 307)
+
+    ready: Answers = {503: {"description": "It is not.", "content": _PROBLEM}}
     api.add_api_route("/readyz", readyz, response_model=Health, responses=PROBLEMS | ready, tags=["Server"])
     api.add_api_route("/openapi.json", openapi_json, include_in_schema=False)
+    api.add_api_route("/docs", docs, include_in_schema=False)
+    api.add_api_route("/", root, include_in_schema=False)
+    api.state.every_route = [*api.routes, *(route for router in routers for route in router.routes)]
     api.add_exception_handler(RequestValidationError, _on_invalid)
     api.add_exception_handler(HTTPException, _on_http)
     api.add_exception_handler(ForebayError, _on_error)
@@ -81,10 +98,16 @@ def _is_ready(basin: Basin) -> bool:
 
 
 def document_of(api: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of *api*."""
+    """The OpenAPI document of *api*, and of what plain handlers answer beside it."""
     document = api.openapi()
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas.setdefault("Problem", Problem.model_json_schema())
+    if "securitySchemes" not in document["components"]:
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        document["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer", "description": "A token."},
+            "basic": {"type": "http", "scheme": "basic", "description": "A token as the password; any user name."},
+        }
+        document["security"] = [{}, {"bearer": []}, {"basic": []}]  # {}: while no token exists
+        document["paths"] |= content_paths({**PROBLEMS, **FETCH_PROBLEMS})
     return document
 
 
@@ -134,9 +157,9 @@ async def _on_http(incoming: fastapi.Request, error: Exception) -> fastapi.Respo
 def _allowed(incoming: fastapi.Request) -> tuple[str, ...]:
     """The methods that the path of *incoming* has (RFC 9110 section 15.5.6)."""
     found: set[str] = set()
-    for route in incoming.app.routes:
-        if route.matches(incoming.scope)[0] is not Match.NONE:
-            found |= set(getattr(route, "methods", None) or ())
+    for route in incoming.app.state.every_route:
+        if isinstance(route, APIRoute) and route.matches(incoming.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
     if "GET" in found:
         found.add("HEAD")
     return tuple(sorted(found))

@@ -26,7 +26,7 @@ from forebay.api_models import (
 )
 from forebay.catalog.catalog import UNDO_SECONDS, Registered
 from forebay.core.urls import normalise_url, show_url
-from forebay.errors import ForebayError, UnknownRequest, UnknownVersion
+from forebay.errors import ForebayError, StateError, UnknownRequest, UnknownVersion
 from forebay.fetch.transfer import progress_of
 from forebay.models import (
     TAG_PATTERN,
@@ -53,6 +53,7 @@ def granted_in(incoming: Incoming) -> Granted:
     return granted
 
 
+Answers = dict[int | str, dict[str, Any]]
 Who = Annotated[Granted, Depends(granted_in)]
 RequestId = Annotated[str, Path(max_length=64, description="A Request's id.")]
 Version = Annotated[str, Path(max_length=64, description="A version, such as 20261121T082745123456Z.")]
@@ -307,7 +308,9 @@ class RequestRoutes:
     async def delete_version(self, request_id: RequestId, version: Version, who: Who) -> Removed:
         """Remove a version. `forebay rm --undo` has it back for a day."""
         registered = await self._registered(request_id, who)
-        await self.basin.run(self._version, registered, version)
+        found = await self.basin.run(self._version, registered, version)
+        if found.status in ("wait", "in_progress"):
+            raise StateError(f"version {version} is being fetched: it can be removed when that is over")
         return self._removed(await self.basin.run(self.bay.delete, request_id, version=version))
 
     # --- shared ----------------------------------------------------------------------------------------
@@ -339,19 +342,20 @@ def spec_of(request: Request) -> RequestSpec:
     return RequestSpec.model_construct(**{name: values[name] for name in RequestSpec.model_fields})
 
 
-def make_router(basin: Basin, problems: dict[int | str, dict[str, Any]]) -> APIRouter:
-    """The routes on *basin*; *problems* are the error answers that all of them may give."""
+def make_router(basin: Basin, problems: Answers, fetch_problems: Answers) -> APIRouter:
+    """The routes on *basin*; *problems* are the error answers that all of them may give, *fetch_problems* those
+    of a fetch."""
     routes = RequestRoutes(basin)
     router = APIRouter(prefix="/v1/request", responses=problems)
     one, response = "/{request_id}", "/{request_id}/response"
     version = f"{response}/v/{{version}}"
-    no_latest: dict[int | str, dict[str, Any]] = {204: {"description": "There is none."}}
-    asked: dict[int | str, dict[str, Any]] = {
+    no_latest: Answers = {204: {"description": "There is none."}}
+    asked: Answers = {
         201: {"model": RegisteredRequest, "description": "It was created."},
         202: {"model": RegisteredRequest, "description": "It was found."},
     }
-    waits: dict[int | str, dict[str, Any]] = {202: {"model": FetchUnderWay, "description": "It is not over yet."}}
-    told: dict[int | str, dict[str, Any]] = {202: {"model": Registration, "description": "Not yet."}}
+    waits = {202: {"model": FetchUnderWay, "description": "It is not over yet."}, **fetch_problems}
+    told: Answers = {202: {"model": Registration, "description": "Not yet."}}
     requests: Any = {"tags": ["Requests"]}
     responses: Any = {"tags": ["Responses"]}
     add = router.add_api_route
