@@ -77,11 +77,13 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """The download brought *content*; `Frontier.finish` sees whether it is new."""
+    """The download brought *content*, with its *generation* of bytes, which readers may have by now under an
+    ETag; `Frontier.finish` sees whether it is new."""
 
     lease: Lease
     stats: Stats
     content: Content
+    generation: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +286,9 @@ def _change_response(writes: _Writes, outcome: Outcome, *, status: str, latest: 
         "http_status": stats.http_status,
     }
     match outcome:
-        case Brought(content=content):
+        case Brought(content=content, generation=generation):
             values |= {
+                "generation": generation,
                 "content_sha256": content.sha256,
                 "content_hash_hex": content.hash_hex,
                 "size_bytes": content.size_bytes,
