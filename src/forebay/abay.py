@@ -19,7 +19,7 @@ from forebay.content.wakeups import LOOK_AGAIN_S
 from forebay.core.urls import show_url
 from forebay.errand import outcome_of, response_or_raise
 from forebay.errors import ForebayError
-from forebay.fetch.fetcher import Ticket
+from forebay.fetch.tickets import Ticket
 from forebay.models import AnyStrategy, Request, RequestSpec, Response
 from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport
 from forebay.wishes import Wish, wishes

@@ -39,10 +39,11 @@ from forebay.errors import (
     UnknownVersion,
 )
 from forebay.fetch.exchange import TransportSettings
-from forebay.fetch.fetcher import Fetcher, Ticket
+from forebay.fetch.fetcher import Fetcher
 from forebay.fetch.gate import Gate
 from forebay.fetch.owner import Owner
 from forebay.fetch.scheduler import Scheduler
+from forebay.fetch.tickets import Ticket
 from forebay.fetch.transfer import Job, progress_of, told, total_of
 from forebay.fetch.transport import Transport
 from forebay.housekeeping import Housekeeping, Touches

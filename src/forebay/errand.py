@@ -24,7 +24,7 @@ from forebay.errors import (
     StateError,
     UnknownVersion,
 )
-from forebay.fetch.fetcher import Settled, Ticket
+from forebay.fetch.tickets import Settled, Ticket
 from forebay.fetch.transfer import Job
 from forebay.models import AnyStrategy, Request, Response, body_to_send
 from forebay.reports import Fetched, How

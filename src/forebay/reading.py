@@ -29,7 +29,7 @@ from forebay.errors import (
     StateError,
     UnknownVersion,
 )
-from forebay.fetch.fetcher import Settled, Ticket
+from forebay.fetch.tickets import Settled, Ticket
 from forebay.fetch.transfer import Job
 from forebay.models import Response
 from forebay.reports import Fetched

@@ -12,39 +12,31 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, assert_never
+from typing import assert_never
 
 from forebay.catalog.catalog import Catalog
 from forebay.catalog.frontier import Frontier
 from forebay.catalog.outcomes import (
-    Broke,
-    Brought,
     Busy,
-    Confirmed,
-    Content,
     Finished,
     Lease,
     Moved,
-    Outcome,
-    Stats,
 )
 from forebay.content.partial import Partials
 from forebay.content.store import ContentStore
-from forebay.core.filenames import choose_filename
 from forebay.errors import ForebayError, LeaseLost, StateError, StorageError, StorageFailed
+from forebay.fetch.commits import NO_STATS, Commits
 from forebay.fetch.landing import Workers, failing
 from forebay.fetch.owner import Owner
-from forebay.fetch.slots import LOOK_AGAIN_S, STUCK_AFTER_S, Slots
+from forebay.fetch.rivals import Rivals
+from forebay.fetch.slots import LOOK_AGAIN_S, Slots
+from forebay.fetch.tickets import Settled, Ticket
 from forebay.fetch.transfer import (
     End,
     GaveUp,
     Job,
-    StillCurrent,
     Suspended,
     Transfer,
     Whole,
@@ -52,7 +44,6 @@ from forebay.fetch.transfer import (
     progress_of,
 )
 from forebay.fetch.transport import Transport
-from forebay.models import Response
 from forebay.reports import Progress
 
 log = logging.getLogger(__name__)
@@ -64,50 +55,6 @@ _GATHER_MOST = 64
 # A download that is not over by then is shown as `in_progress`; shorter ones save the transaction.
 _START_TOLD_S = 0.05
 _SYNC_THREADS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of a job. ``elsewhere``: another process ran it; look again at what is stored."""
-
-    status: Literal["ready", "duplicate", "unchanged", "failed", "elsewhere"]
-    response: Response | None = None
-    error: ForebayError | None = None
-
-
-class Ticket:
-    """A job that was handed in: what becomes of it, and how far it is. Several callers may hold one."""
-
-    def __init__(self, job: Job, look_elsewhere: Callable[[], Progress]) -> None:
-        self.job = job
-        self._future: Future[Settled] = Future()
-        self._look_elsewhere = look_elsewhere
-        self._transfer: Transfer | None = None
-        self.holders = 1
-
-    def wait(self, timeout: float | None = None) -> Settled | None:
-        """What became of it; None when *timeout* seconds passed before. Raises what broke Forebay itself."""
-        try:
-            return self._future.result(timeout)
-        except FutureTimeout:
-            return None
-
-    def when_settled(self, call: Callable[[], None]) -> None:
-        """Have *call* called when it is settled, from any thread."""
-        self._future.add_done_callback(lambda _: call())
-
-    def progress(self) -> Progress:
-        """How far it is, here or in the process that runs it."""
-        return self._look_elsewhere() if self._transfer is None else self._transfer.progress
-
-
-@dataclass(slots=True)
-class _Blocked:
-    """A job whose Request another owner fetches."""
-
-    ticket: Ticket
-    busy: Busy
-    seen_at: float
 
 
 class Fetcher:
@@ -129,9 +76,9 @@ class Fetcher:
         after_finish: Callable[[Sequence[Finished]], None],
     ) -> None:
         self._catalog = catalog
-        self._frontier, self._store, self._partials, self._owner = frontier, store, partials, owner
+        self._frontier, self._partials, self._owner = frontier, partials, owner
         self._make_transport = make_transport
-        self._clock, self._extension_for, self._after_finish = clock, extension_for, after_finish
+        self._clock, self._after_finish = clock, after_finish
         self._lock = threading.Lock()
         self._tickets: dict[str, Ticket] = {}
         self._inbox: deque[Callable[[], None]] = deque()
@@ -146,7 +93,8 @@ class Fetcher:
         # Whose ticket each transfer settles, until its end is written; and tickets that wait for such an end.
         self._ticket_of: dict[Transfer, Ticket] = {}
         self._parked: list[Ticket] = []
-        self._blocked: dict[str, _Blocked] = {}
+        self._rivals = Rivals(frontier, owner)
+        self._commits = Commits(store, extension_for)
         self._slots = Slots(frontier, owner, max_downloads=max_downloads, max_per_host=max_per_host)
         self._started: list[Lease] = []
         self._started_at = 0.0
@@ -271,7 +219,7 @@ class Fetcher:
         if self._new:
             return 0.0
         waits = [self._slots.patience()]
-        if self._blocked:
+        if self._rivals:
             waits.append(LOOK_AGAIN_S)
         if self._ended:
             waits.append(_GATHER_S)
@@ -289,7 +237,7 @@ class Fetcher:
         if self._must_reap:  # what the catalog still has as ours, of before it was out of reach
             self._frontier.reap(self._owner.id)
             self._must_reap = False
-        self._look_at_blocked()
+        self._look_at_rivals()
         self._start_ready()
         started_long_ago = bool(self._started) and time.monotonic() >= self._started_at + _START_TOLD_S
         if self._new or started_long_ago or self._slots.is_due() or (self._ended and not self._may_gather()):
@@ -312,7 +260,7 @@ class Fetcher:
         errors: dict[str, ForebayError] = {}
         started, self._started = self._started, []
         try:
-            with self._committing(ended) as outcomes:
+            with self._commits.committing(ended) as outcomes:
                 errors = {o.lease.request_id: e for o, e in outcomes if e is not None}
                 with self._frontier.database.write(durable=bool(outcomes)):
                     if started:
@@ -374,65 +322,6 @@ class Fetcher:
             except Exception:  # what was fetched is committed; only the tidying failed
                 log.exception("tidying up after a fetch failed")
 
-    @contextlib.contextmanager
-    def _committing(self, ended: list[tuple[Transfer, End]]) -> Iterator[list[tuple[Outcome, ForebayError | None]]]:
-        """The outcomes of what ended, the bytes of the whole ones adopted by the store; held against the
-        sweep until the catalog has them too."""
-        if not any(isinstance(end, Whole) for _, end in ended):
-            yield [self._outcome(transfer, end) for transfer, end in ended if not isinstance(end, Suspended)]
-            return
-        with self._store.committing():
-            lost = self._adopt([(t, end) for t, end in ended if isinstance(end, Whole)])
-            outcomes = []
-            for transfer, end in ended:
-                if transfer.job.request_id in lost:
-                    end = GaveUp(lost[transfer.job.request_id], end.stats if isinstance(end, Whole) else _NO_STATS)
-                if not isinstance(end, Suspended):
-                    outcomes.append(self._outcome(transfer, end))
-            yield outcomes
-
-    def _adopt(self, whole: list[tuple[Transfer, Whole]]) -> dict[str, StorageError]:
-        """Name the bytes in the store; whose could not be, by request id."""
-        files = [
-            (end.landed.partial.path, end.landed.digests["sha256"], end.landed.partial.marked) for _, end in whole
-        ]
-        errors = self._store.adopt(files)
-        return {
-            transfer.job.request_id: error
-            for (transfer, _), error in zip(whole, errors, strict=True)
-            if error is not None
-        }
-
-    def _outcome(
-        self, transfer: Transfer, end: Whole | StillCurrent | GaveUp
-    ) -> tuple[Outcome, ForebayError | None]:
-        match end:
-            case StillCurrent(validated, stats):
-                assert transfer.job.stored is not None  # only what was asked for can be confirmed
-                return Confirmed(transfer.lease, stats, transfer.job.stored.version, validated), None
-            case GaveUp(error, stats):
-                return Broke(transfer.lease, stats, error.code, str(error)), error
-            case Whole(landed, got, stats):
-                content = Content(
-                    sha256=landed.digests["sha256"],
-                    size_bytes=landed.size_bytes,
-                    hash_hex=landed.digests[transfer.job.hash_name],
-                    media_type=got.media_type,
-                    etag=got.etag,
-                    last_modified=got.last_modified,
-                    filename=choose_filename(
-                        content_disposition=got.content_disposition,
-                        url=transfer.job.ask.url,
-                        media_type=got.media_type,
-                        extension_for=self._extension_for,
-                    ),
-                    content_disposition=got.content_disposition,
-                    content_encoding=got.content_encoding,
-                )
-                return Brought(transfer.lease, stats, content), None
-            case _:
-                assert_never(end)
-
     # --- leases ----------------------------------------------------------------------------------------
 
     def _begin(self, tickets: list[Ticket]) -> list[Transfer]:
@@ -456,10 +345,10 @@ class Fetcher:
                     newest = self._catalog.newest(request_id, now=self._clock())
                     self._settle(ticket, Settled("elsewhere", newest))
                 case Busy():
-                    self._blocked[ticket.job.request_id] = _Blocked(ticket, answer, time.monotonic())
+                    self._rivals.add(ticket, answer)
                 case Lease():
                     transfer = Transfer(ticket.job, answer, self._shop)
-                    ticket._transfer = transfer
+                    ticket.transfer = transfer
                     self._ticket_of[transfer] = ticket
                     self._transfers[ticket.job.request_id] = transfer
                     self._slots.enqueue(transfer)
@@ -468,30 +357,11 @@ class Fetcher:
                     assert_never(answer)
         return out
 
-    def _look_at_blocked(self) -> None:
+    def _look_at_rivals(self) -> None:
         """See whether the fetches of other owners that we wait for are over, or their owners gone."""
-        now = time.monotonic()
-        for request_id, blocked in list(self._blocked.items()):
-            if request_id not in self._blocked:
-                continue  # taken over with another of its owner's
-            busy = self._frontier.lease_of(request_id)
-            if busy is None or busy.fence != blocked.busy.fence:
-                del self._blocked[request_id]
-                response = self._catalog.response(blocked.busy.response_id, now=self._clock())
-                self._settle(blocked.ticket, Settled("elsewhere", response))
-            elif not self._owner.is_alive(busy.owner):
-                self._take_over(busy.owner)
-            elif busy.beat != blocked.busy.beat:
-                blocked.busy, blocked.seen_at = busy, now
-            elif now - blocked.seen_at > STUCK_AFTER_S:
-                self._take_over(busy.owner)
-
-    def _take_over(self, owner: str) -> None:
-        """Everything that we wait for from an owner that is gone is ours to fetch."""
-        log.info("taking over from %s, which is gone", owner)
-        self._frontier.reap(owner)
-        for request_id in [key for key, blocked in self._blocked.items() if blocked.busy.owner == owner]:
-            self._new.append(self._blocked.pop(request_id).ticket)
+        for ticket, busy in self._rivals.ended():
+            self._settle(ticket, Settled("elsewhere", self._catalog.response(busy.response_id, now=self._clock())))
+        self._new += self._rivals.inherited()
 
     def _beat(self) -> None:
         self._beat_at = time.monotonic() + HEARTBEAT_S
@@ -537,7 +407,7 @@ class Fetcher:
             transfer.adopt()
             shop.transport.call(transfer.start)
 
-        shop.pool.put(failing(adopt, lambda error: self.ended(transfer, GaveUp(error, _NO_STATS))))
+        shop.pool.put(failing(adopt, lambda error: self.ended(transfer, GaveUp(error, NO_STATS))))
 
     # --- ends ------------------------------------------------------------------------------------------
 
@@ -570,12 +440,7 @@ class Fetcher:
     def _settle(self, ticket: Ticket, what: Settled | ForebayError) -> None:
         with self._lock:
             self._remove(ticket)
-        if ticket._future.done():
-            return
-        if isinstance(what, Settled):
-            ticket._future.set_result(what)
-        else:
-            ticket._future.set_exception(what)
+        ticket.settle(what)
 
     def _remove(self, ticket: Ticket) -> None:
         if self._tickets.get(ticket.job.request_id) is ticket:
@@ -590,11 +455,10 @@ class Fetcher:
                 waiting.remove(ticket)
                 self._settle(ticket, StateError("the download was cancelled"))
                 return
-        if request_id in self._blocked and self._blocked[request_id].ticket is ticket:
-            del self._blocked[request_id]
+        if self._rivals.remove(ticket):
             self._settle(ticket, StateError("the download was cancelled"))
             return
-        transfer = ticket._transfer
+        transfer = ticket.transfer
         if transfer is None or self._transfers.get(request_id) is not transfer:
             return  # it has ended; the clerk is about to say so
         if transfer.progress.state == "queued" and self._slots.withdraw(transfer):
@@ -613,7 +477,7 @@ class Fetcher:
         _close_files(self._ended)
         for transfer, _ in self._ended:
             self._ticket_of.pop(transfer, None)
-        self._blocked.clear()
+        self._rivals.clear()
         self._slots.clear()
         for gathered in (self._started, self._ended, self._parked, self._new):
             gathered.clear()
@@ -621,9 +485,6 @@ class Fetcher:
         for ticket in tickets:
             self._settle(ticket, error)
         self._must_reap = True
-
-
-_NO_STATS = Stats(started_at=0.0)
 
 
 def _close_files(ended: Sequence[tuple[Transfer, End]]) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 
 from forebay.catalog.frontier import Frontier
 from forebay.errors import ForebayError
-from forebay.fetch.fetcher import Ticket
+from forebay.fetch.tickets import Ticket
 
 log = logging.getLogger(__name__)
 

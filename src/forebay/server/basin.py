@@ -22,7 +22,7 @@ from forebay.clock import unix_now
 from forebay.content.wakeups import LOOK_AGAIN_S, Wakeups
 from forebay.errand import Errand, Next
 from forebay.errors import ForebayError
-from forebay.fetch.fetcher import Settled
+from forebay.fetch.tickets import Settled
 from forebay.fetch.transfer import Job
 from forebay.reports import Fetched
 from forebay.server.worker import WORKER_KEY

@@ -1,0 +1,83 @@
+"""From how transfers ended to what the catalog is told: the bytes of the whole ones are adopted by the store first
+(DESIGN.md, invariant 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import assert_never
+
+from forebay.catalog.outcomes import Broke, Brought, Confirmed, Content, Outcome, Stats
+from forebay.content.store import ContentStore
+from forebay.core.filenames import choose_filename
+from forebay.errors import ForebayError, StorageError
+from forebay.fetch.transfer import End, GaveUp, StillCurrent, Suspended, Transfer, Whole
+
+NO_STATS = Stats(started_at=0.0)
+"""Of a transfer that never ran."""
+
+
+class Commits:
+    """Makes outcomes for one folder. *extension_for*: what a file of a media type is usually called."""
+
+    def __init__(self, store: ContentStore, extension_for: Callable[[str], str | None]) -> None:
+        self._store, self._extension_for = store, extension_for
+
+    @contextmanager
+    def committing(self, ended: list[tuple[Transfer, End]]) -> Iterator[list[tuple[Outcome, ForebayError | None]]]:
+        """The outcomes of what ended, the bytes of the whole ones adopted by the store; held against the
+        sweep until the catalog has them too."""
+        if not any(isinstance(end, Whole) for _, end in ended):
+            yield [self._outcome(transfer, end) for transfer, end in ended if not isinstance(end, Suspended)]
+            return
+        with self._store.committing():
+            lost = self._adopt([(t, end) for t, end in ended if isinstance(end, Whole)])
+            outcomes = []
+            for transfer, end in ended:
+                if transfer.job.request_id in lost:
+                    end = GaveUp(lost[transfer.job.request_id], end.stats if isinstance(end, Whole) else NO_STATS)
+                if not isinstance(end, Suspended):
+                    outcomes.append(self._outcome(transfer, end))
+            yield outcomes
+
+    def _adopt(self, whole: list[tuple[Transfer, Whole]]) -> dict[str, StorageError]:
+        """Name the bytes in the store; whose could not be, by request id."""
+        files = [
+            (end.landed.partial.path, end.landed.digests["sha256"], end.landed.partial.marked) for _, end in whole
+        ]
+        errors = self._store.adopt(files)
+        return {
+            transfer.job.request_id: error
+            for (transfer, _), error in zip(whole, errors, strict=True)
+            if error is not None
+        }
+
+    def _outcome(
+        self, transfer: Transfer, end: Whole | StillCurrent | GaveUp
+    ) -> tuple[Outcome, ForebayError | None]:
+        match end:
+            case StillCurrent(validated, stats):
+                assert transfer.job.stored is not None  # only what was asked for can be confirmed
+                return Confirmed(transfer.lease, stats, transfer.job.stored.version, validated), None
+            case GaveUp(error, stats):
+                return Broke(transfer.lease, stats, error.code, str(error)), error
+            case Whole(landed, got, stats):
+                content = Content(
+                    sha256=landed.digests["sha256"],
+                    size_bytes=landed.size_bytes,
+                    hash_hex=landed.digests[transfer.job.hash_name],
+                    media_type=got.media_type,
+                    etag=got.etag,
+                    last_modified=got.last_modified,
+                    filename=choose_filename(
+                        content_disposition=got.content_disposition,
+                        url=transfer.job.ask.url,
+                        media_type=got.media_type,
+                        extension_for=self._extension_for,
+                    ),
+                    content_disposition=got.content_disposition,
+                    content_encoding=got.content_encoding,
+                )
+                return Brought(transfer.lease, stats, content, landed.partial.generation), None
+            case _:
+                assert_never(end)
