@@ -102,28 +102,30 @@ def need(*programs: str) -> None:
     """Stop with a sentence when a peer is missing: a comparison without it would say nothing."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
-        sys.exit(f"missing: {', '.join(missing)} (on Debian: apt-get install nginx-light curl aria2)")
+        sys.exit(f"missing: {', '.join(missing)} (on Debian: apt-get install nginx-light curl aria2 redis-server)")
 
 
 @contextmanager
-def nginx(root: Path) -> Iterator[str]:
-    """nginx with sendfile on loopback, serving *root*; gives its URL."""
+def nginx(root: Path, *, hosts: Sequence[str] = ("127.0.0.1",)) -> Iterator[str]:
+    """nginx with sendfile on loopback, serving *root* on one port of all *hosts*; gives the first one's URL."""
     need("nginx")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    listen = " ".join(f"listen {host}:{port};" for host in hosts)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "nginx.conf"
         config.write_text(
             f"""daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
             events {{ worker_connections 1024; }}
-            http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
-                    server {{ listen 127.0.0.1:{port}; root {root}; }} }}"""
+            http {{ access_log off; default_type application/octet-stream;
+                    sendfile on; tcp_nopush on; keepalive_requests 1000000;
+                    server {{ {listen} root {root}; }} }}"""
         )
         server = subprocess.Popen(["nginx", "-c", str(config)], stderr=subprocess.DEVNULL)
         try:
             _await_port(port)
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://{hosts[0]}:{port}"
         finally:
             server.terminate()
             server.wait()

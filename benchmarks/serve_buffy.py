@@ -1,0 +1,99 @@
+"""From `create_request` to 1 MiB on the client's disk, cold: our server and DZDBuffy's own, side by side.
+
+Each round asks for a URL that the server does not know. Clients are processes that run all the time, so that
+only the exchange counts. DZDBuffy is 0.7.3 from PyPI, with its client unchanged against both servers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness import Contest, Run, check, need, nginx, random_file, sha256_of
+from servers import buffy_python, buffy_server, forebay_server
+
+# Clients: read a URL, say the seconds until its content was a file.
+_BUFFY_CLIENT = """
+import sys, time
+from buffy.buffypyclient import BuffyPyClient
+server, out = sys.argv[1:]
+client = BuffyPyClient(url=server, local_download_fallback=False)
+for line in sys.stdin:
+    began = time.perf_counter()
+    client.create_request(line.strip()).download_response_content_to(out)
+    print(time.perf_counter() - began, flush=True)
+"""
+
+
+class Client:
+    """A client process and the file that it downloads to."""
+
+    def __init__(self, process: subprocess.Popen[str], out: Path, digest: str) -> None:
+        self._process = process
+        self._out = out
+        self._digest = digest
+
+    def get(self, url: str) -> Run:
+        """Seconds for *url*; its bytes are checked."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{url}\n")
+        self._process.stdin.flush()
+        said = self._process.stdout.readline()
+        if not said:
+            sys.exit(f"the client ended with {self._process.wait()}")
+        check(sha256_of(self._out), self._digest, "the file")
+        self._out.unlink()
+        return Run(float(said))
+
+
+@contextmanager
+def client(python: str, script: str, server: str, out: Path, digest: str) -> Iterator[Client]:
+    """A `Client` that runs *script*."""
+    argv = [python, "-c", script, server, str(out)]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
+        yield Client(process, out, digest)
+
+
+def main() -> None:
+    """Run the contest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    options = parser.parse_args()
+    need("nginx", "redis-server")
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as work, nginx(Path(work)) as url:
+        folder = Path(work)
+        digest = random_file(folder / "one", 1 << 20)
+        python = buffy_python(folder / "buffy")
+        numbers = itertools.count()
+        with (
+            forebay_server(folder / "ours") as ours,
+            buffy_server(folder / "theirs", python) as theirs,
+            client(python, _BUFFY_CLIENT, ours.url, folder / "b", digest) as mixed,
+            client(python, _BUFFY_CLIENT, theirs.url, folder / "c", digest) as pure,
+        ):
+
+            def fresh() -> str:
+                return f"{url}/one?{next(numbers)}"
+
+            contest = Contest(
+                "from create_request to 1 MiB on disk, cold",
+                options.rounds,
+                {
+                    "DZDBuffy's client, forebay serve": lambda: mixed.get(fresh()),
+                    "DZDBuffy's client and server": lambda: pure.get(fresh()),
+                },
+            )
+            contest.run()
+            contest.report(against=["DZDBuffy's client and server"], work=1, unit="/s")
+
+
+if __name__ == "__main__":
+    main()
