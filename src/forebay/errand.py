@@ -6,7 +6,6 @@ The sync and the async face of the API each drive it their own way.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from forebay.catalog.catalog import Catalog, Registered
@@ -29,8 +28,6 @@ from forebay.fetch.transfer import Job
 from forebay.models import AnyStrategy, Request, Response, body_to_send
 from forebay.reports import Fetched, How
 from forebay.wishes import Wish
-
-log = logging.getLogger("forebay")
 
 MAX_ROUNDS = 20
 """Rounds of "another process was at it": each ends with a fetch that has finished somewhere."""
@@ -254,16 +251,6 @@ def outcome_of(ticket: Ticket) -> Settled | ForebayError:
         return error
     assert settled is not None
     return settled
-
-
-def response_or_raise(fetched: Fetched) -> Response:
-    """The version that *fetched* has, with a logged warning if it is stale; else its error is raised."""
-    if fetched.response is None:
-        assert fetched.error is not None
-        raise fetched.error
-    if fetched.how == "stale":
-        log.warning("%s: using version %s: %s", fetched.url, fetched.response.version, fetched.error)
-    return fetched.response
 
 
 def make_job(
