@@ -27,6 +27,7 @@ from forebay.fetch.tickets import Settled, Ticket
 from forebay.fetch.transfer import Job
 from forebay.models import AnyStrategy, Request, Response, body_to_send
 from forebay.reports import Fetched, How
+from forebay.reports import response_or_raise as response_or_raise  # for those who import it from here
 from forebay.wishes import Wish
 
 MAX_ROUNDS = 20

@@ -7,6 +7,7 @@ the sync and the async face of the API drive the same one. What it gives for con
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import time
@@ -173,6 +174,14 @@ class Pursuit:
         self._changed.wait(seconds)
         self._changed.clear()
 
+    def finish(self) -> None:
+        """Give the commit of what is whole a moment, so that who has read it all finds its version ready. What
+        became of it is not the reader's concern: its bytes are right."""
+        until = time.monotonic() + LOOK_AGAIN_S
+        with contextlib.suppress(ForebayError):
+            while self.turn() is None and (left := until - time.monotonic()) > 0:
+                self.wait(left)
+
     def reason(self, broken: FollowBroken) -> ForebayError:
         """Why what was read has become void: the fetch's error if it failed; else it started over."""
         until = time.monotonic() + LOOK_AGAIN_S
@@ -273,9 +282,10 @@ class Opening:
 
 
 class LandingFile(io.RawIOBase):
-    """Content that is read while it lands. A read waits for its first byte, not for all that it could hold; one at
-    the end waits for the bytes to be whole, verified and synced. When the download fails or starts over, reads
-    raise its error, however far they are. Closing it lets go of the download."""
+    """Content that is read while it lands. A read waits for its first byte, not for all that it could hold; one of
+    the last byte waits until all are there, verified and synced, one of the end also for the commit. When the
+    download fails or starts over, reads raise its error, however far they are. Closing it lets go of the download.
+    """
 
     mode = "rb"
 
@@ -338,7 +348,10 @@ class LandingFile(io.RawIOBase):
 
     def _end(self, nothing: T) -> T | None:
         """*nothing*, if nothing will come any more; None: wait."""
-        return nothing if self._following.at_end(self._at) else None
+        if not self._following.at_end(self._at):
+            return None
+        self._pursuit.finish()
+        return nothing
 
     def _landed(self, look: Callable[[], T | None]) -> T:
         """What *look* gives when it gives something."""

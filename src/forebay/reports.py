@@ -3,12 +3,15 @@ server."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from forebay.errors import ForebayError
 from forebay.models import RequestSpec, Response
+
+log = logging.getLogger("forebay")
 
 How = Literal["stored", "fetched", "unchanged", "stale", "failed"]
 
@@ -40,6 +43,16 @@ class Progress:
     attempt: int = 0
     resumed_bytes: int = 0
     reason: str | None = None
+
+
+def response_or_raise(fetched: Fetched) -> Response:
+    """The version that *fetched* has, with a logged warning if it is stale; else its error is raised."""
+    if fetched.response is None:
+        assert fetched.error is not None
+        raise fetched.error
+    if fetched.how == "stale":
+        log.warning("%s: using version %s: %s", fetched.url, fetched.response.version, fetched.error)
+    return fetched.response
 
 
 OnProgress = Callable[[str, Progress], None]
