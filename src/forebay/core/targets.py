@@ -25,11 +25,12 @@ def target_of(path: bytes, query: bytes) -> Target:
     """What ``/r/`` + *path* + ``?`` + *query* means; both as they came, percent-encoding and all.
 
     ``//`` and percent-encoding are kept: they are the origin's. ``http:/host`` is mended. A URL that is quoted as
-    a whole (``https%3A%2F%2F…``) is unquoted once. Raises UnicodeDecodeError for bytes that are no text.
+    a whole (``https%3A%2F%2F…``, or but for its slashes) is unquoted once: all that it holds is the origin's, but
+    for a fragment, which is dropped. Raises UnicodeDecodeError for bytes that are no text.
     """
     text = path.decode("utf-8")
     if _QUOTED.match(text):
-        text = unquote_to_bytes(text).decode("utf-8")
+        text = unquote_to_bytes(text).decode("utf-8").partition("#")[0]  # else a query would end in the fragment
     found = _MENDED.fullmatch(text)
     if found is not None and found[1].lower() != "forebay":
         text = f"{found[1]}://{found[3]}"
