@@ -46,10 +46,11 @@ class SmallBodies:
 
 
 class UntilCommit(Generic[K, V]):
-    """What was worked out from the catalog, until anybody changes that. *moment*: the one of the last `get`."""
+    """What was worked out from the catalog, until anybody changes that; *most* of it at once. *moment*: the one of
+    the last `get`."""
 
-    def __init__(self, data_version: Callable[[], int]) -> None:
-        self._data_version = data_version
+    def __init__(self, data_version: Callable[[], int], *, most: int = _FOUND_MOST) -> None:
+        self._data_version, self._most = data_version, most
         self.moment = data_version()
         self._kept: dict[K, V] = {}
 
@@ -65,6 +66,6 @@ class UntilCommit(Generic[K, V]):
         """Keep *value*, worked out from what the catalog said after *moment*, unless that is over."""
         if moment != self.moment:
             return
-        if len(self._kept) >= _FOUND_MOST:
+        if len(self._kept) >= self._most:
             self._kept.clear()
         self._kept[key] = value
