@@ -20,7 +20,7 @@ from forebay.content.files import FileContentStore
 from forebay.content.following import Following
 from forebay.content.partial import State
 from forebay.content.wakeups import LOOK_AGAIN_S, Wakeups
-from forebay.errand import MAX_ROUNDS, Errand, Next, response_or_raise
+from forebay.errand import MAX_ROUNDS, Errand, Next
 from forebay.errors import (
     ContentRotten,
     FollowBroken,
@@ -33,7 +33,7 @@ from forebay.errors import (
 from forebay.fetch.tickets import Settled, Ticket
 from forebay.fetch.transfer import Job
 from forebay.models import Response
-from forebay.reports import Fetched
+from forebay.reports import Fetched, response_or_raise
 from forebay.wishes import Wish, wishes
 
 # Read ahead: what is small is read at once, and a mark is looked at once for so much.
