@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import logging
 import mimetypes
-import queue
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -30,8 +27,9 @@ from forebay.content.partial import Partials
 from forebay.content.wakeups import Wakeups
 from forebay.core.strategies import Facts
 from forebay.core.urls import normalise_url, show_url
+from forebay.driving import Drive
 from forebay.durable import storage_errors
-from forebay.errand import Errand, make_job, outcome_of, response_or_raise
+from forebay.errand import Errand, make_job, response_or_raise
 from forebay.errors import (
     ForebayError,
     InvalidValue,
@@ -64,10 +62,6 @@ from forebay.trust import system_ca_file
 from forebay.wishes import Wish, is_request_id, strategy_of, the_one, wishes
 
 log = logging.getLogger("forebay")
-
-_PROGRESS_EVERY_S = 0.1
-# Errands under way at once in one call: enough to keep every connection busy, few enough for any memory.
-_WINDOW = 256
 
 
 class Forebay:
@@ -217,63 +211,7 @@ class Forebay:
         begun."""
         make = wishes(sha256, expected_hash, refresh, tag, version, offline)
         # Checked now, not at the first answer.
-        return self._drive(iter(urls), make, progress)
-
-    def _drive(
-        self,
-        urls: Iterator[str | RequestSpec],
-        make: Callable[[str | RequestSpec], Wish],
-        progress: OnProgress | None,
-    ) -> Generator[Fetched, None, None]:
-        done: queue.SimpleQueue[tuple[Errand, Ticket]] = queue.SimpleQueue()
-        running: dict[Errand, Ticket] = {}
-
-        def run(jobs: list[tuple[Errand, Job]]) -> None:
-            if not jobs:
-                return
-            for (errand, _), ticket in zip(jobs, self._fetcher.submit([job for _, job in jobs]), strict=True):
-                running[errand] = ticket
-                ticket.when_settled(partial(done.put, (errand, ticket)))
-
-        try:
-            while True:
-                if len(running) <= _WINDOW // 2:  # refilled in bulk: many look-ups cost little more than one
-                    fetched, jobs = self._begin(list(islice(urls, _WINDOW - len(running))), make)
-                    run(jobs)
-                    yield from fetched
-                    if not running and not fetched:
-                        return
-                for errand, ticket in self._settled(done, running, progress):
-                    following = errand.settled(outcome_of(ticket))
-                    if isinstance(following, Job):
-                        run([(errand, following)])
-                    else:
-                        yield self.note(following)
-        finally:
-            for ticket in running.values():
-                self._fetcher.let_go(ticket)
-
-    def _begin(
-        self, urls: Sequence[str | RequestSpec], make: Callable[[str | RequestSpec], Wish]
-    ) -> tuple[list[Fetched], list[tuple[Errand, Job]]]:
-        """Look at what is stored for *urls*: answers, and what must be fetched."""
-        fetched: list[Fetched] = []
-        jobs: list[tuple[Errand, Job]] = []
-        wishes: list[Wish] = []
-        for url in urls:
-            try:
-                wishes.append(make(url))
-            except ForebayError as error:
-                shown = show_url(url if isinstance(url, str) else url.url)
-                fetched.append(Fetched(shown, None, "failed", error, asked=url))
-        for wish, registered in zip(wishes, self.register(wishes), strict=True):
-            errand = self.errand(wish)
-            following = errand.begin(registered)
-            if isinstance(following, Job):
-                jobs.append((errand, following))
-            else:
-                fetched.append(self.note(following))
-        return fetched, jobs
+        return Drive(self, make, progress).answers(iter(urls))
 
     # The steps of a fetch, for whoever drives errands: `fetch_many` here, `AsyncForebay` beside.
 
@@ -298,26 +236,6 @@ class Forebay:
             began_at=began_at,
         )
 
-    def _settled(
-        self,
-        done: queue.SimpleQueue[tuple[Errand, Ticket]],
-        running: dict[Errand, Ticket],
-        progress: OnProgress | None,
-    ) -> Iterator[tuple[Errand, Ticket]]:
-        """Wait for at least one of *running*, then take all that are there."""
-        while running:
-            try:
-                errand, ticket = done.get(timeout=None if progress is None else _PROGRESS_EVERY_S)
-            except queue.Empty:
-                _report(running, progress)
-                continue
-            if progress is not None:
-                progress(errand.url, ticket.progress())
-            del running[errand]
-            yield errand, ticket
-            if done.empty():
-                return
-
     def job(self, registered: Registered) -> Job:
         """The fetch of a Request that is due."""
         strategy = registered.request.cache_configuration.recaching_strategy
@@ -327,6 +245,10 @@ class Forebay:
     def submit(self, job: Job) -> Ticket:
         """Have *job* run."""
         return self._fetcher.submit([job])[0]
+
+    def submit_all(self, jobs: Sequence[Job]) -> list[Ticket]:
+        """Have *jobs* run."""
+        return self._fetcher.submit(jobs)
 
     def let_go(self, ticket: Ticket) -> None:
         """The caller waits for *ticket* no longer."""
@@ -595,12 +517,6 @@ def open(folder: str | Path | None = None, **settings: Any) -> Forebay:
         return Forebay(Settings(**settings))
     except ValidationError as error:
         raise invalid_from(error, "settings") from error
-
-
-def _report(running: dict[Errand, Ticket], progress: OnProgress | None) -> None:
-    if progress is not None:
-        for errand, ticket in running.items():
-            progress(errand.url, ticket.progress())
 
 
 def extension_for(media_type: str) -> str | None:
