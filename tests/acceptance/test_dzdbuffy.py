@@ -344,6 +344,35 @@ def test_a_duplicate_names_what_it_repeats(run: Callable[..., Said], server: str
     assert said[4] == {"ready": [version]}
 
 
+def test_a_version_that_turned_out_to_be_nothing_new(
+    start: Callable[..., Any], server: str, origin: Origin
+) -> None:
+    """It was begun and seen, then the origin said 304: whoever waits for it gets what it would have repeated."""
+    resource = origin.serve("/f", Resource(b"same"))
+    held = Held(resource)
+    script = """
+        import requests
+        first = order()
+        say(text=content(first).decode(), version=first.response_version)
+        heard()
+        requests.post(f"{ask['server']}/v1/request/{first._api_request.id}/refresh").raise_for_status()
+        waiting = order(prefer_cached=False)
+        waiting._get_download_stats()  # each wait begins so: it holds the version that it saw from now on
+        say(status=waiting._api_response.status)
+        say(text=content(waiting).decode(), version=waiting.response_version)
+        say(ready=[it.version for it in waiting.list_cached_response_versions()])
+    """
+    child = start(script, server=server, url=origin.url("/f"))
+    said = child.wait_for(lambda said: len(said) == 1)
+    origin.serve("/f", held)
+    child.tell()
+    said = child.wait_for(lambda said: len(said) == 2)
+    assert said[1] == {"status": "in_progress"}
+    held.release()
+    assert child.result()[2:] == [{"text": "same", "version": said[0]["version"]}, {"ready": [said[0]["version"]]}]
+    assert resource.not_modified == 1
+
+
 # --- pins, tags, configuration ------------------------------------------------------------------------------
 
 
