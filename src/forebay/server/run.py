@@ -25,7 +25,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from granian.constants import Interfaces, Loops, SSLProtocols
+from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 from granian.server import MPServer
@@ -41,8 +41,8 @@ Tell = Callable[[str], None]
 
 # nginx and Apache take 8 KiB of URL and 32 KiB of fields; a URL at the door may be percent-encoded wholly.
 _MAX_HEAD_BYTES = 64 << 10
-# A head that takes longer is an attack or a dead client (nginx: 60 s, Apache: 20 to 40 s).
-_HEAD_TIMEOUT_MS = 20_000
+# A head that takes longer is an attack or a dead client (nginx: 60 s, Apache: 20 to 40 s). Between requests, too.
+_HEAD_TIMEOUT_MS = 30_000
 _STREAMS = 100  # at once on one HTTP/2 connection; RFC 9113 section 6.5.2 asks for at least that
 _BACKLOG = 1024
 # Each connection has a descriptor and perhaps an open content; the rest is for the catalog and ourselves.
@@ -160,6 +160,8 @@ def _make_server(settings: ServerSettings, address: str, port: int) -> MPServer:
             interface=Interfaces.ASGI,
             workers=settings.workers,
             loop=Loops.asyncio,
+            # While both are possible, granian waits for the first byte for ever; with TLS, ALPN decides later.
+            http=HTTPModes.http1 if settings.tls_cert is None else HTTPModes.auto,
             websockets=False,
             backlog=_BACKLOG,
             backpressure=_connections(settings),
