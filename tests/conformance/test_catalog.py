@@ -1211,6 +1211,175 @@ def test_usage_counts_equal_content_once_in_bytes(catalog: Catalog, frontier: Fr
     assert (usage.contents, usage.content_bytes, usage.logical_bytes) == (2, 8, 10)
 
 
+# --- asks -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_for_comes_before_what_is_due(catalog: Catalog, frontier: Frontier) -> None:
+    """However long that has been due; whatever the strategy says of the one that is asked for."""
+    due = register(catalog, url=f"{URL}?due", now=NOW - 1e6).request.id
+    asked = register(catalog, Never(), url=f"{URL}?asked").request.id
+    bring(frontier, asked, b"content")
+    assert frontier.due(now=NOW, limit=9) == [due]
+    standing = frontier.ask(asked)
+    assert (standing.asked, standing.busy, standing.failures) == (True, None, 0)
+    assert frontier.due(now=NOW - 2e6, limit=9) == [asked]
+    assert frontier.due(now=NOW, limit=9) == [asked, due]
+
+
+def test_the_fetch_that_begins_after_an_ask_answers_it(catalog: Catalog, frontier: Frontier) -> None:
+    """Over is: neither asked nor busy, and the fence has moved."""
+    request_id = register(catalog, Never()).request.id
+    before = frontier.ask(request_id)
+    lease = lease_for(frontier, request_id)
+    running = frontier.standing(request_id)
+    assert not running.asked
+    assert running.busy == Busy(request_id, lease.response_id, "me", lease.fence, 0)
+    frontier.finish([Brought(lease, STATS, content_of(b"content"))], now=NOW)
+    over = frontier.standing(request_id)
+    assert (over.asked, over.busy) == (False, None)
+    assert over.fence > before.fence
+    assert frontier.due(now=NOW + 1e9, limit=9) == []
+
+
+def test_an_ask_during_a_fetch_joins_it(catalog: Catalog, frontier: Frontier) -> None:
+    """Any number of readers of a cold URL cost one fetch."""
+    request_id = register(catalog).request.id
+    frontier.ask(request_id)
+    lease = lease_for(frontier, request_id)
+    assert not frontier.ask(request_id).asked
+    frontier.finish([Brought(lease, STATS, content_of(b"content"))], now=NOW)
+    assert not frontier.standing(request_id).asked
+    assert frontier.due(now=NOW, limit=9) == []
+
+
+def test_an_ask_for_another_fetch_outlives_the_one_that_runs(catalog: Catalog, frontier: Frontier) -> None:
+    """However that one ends."""
+    request_id = register(catalog, Never()).request.id
+    for outcome in (
+        lambda lease: Brought(lease, STATS, content_of(b"content")),
+        lambda lease: Confirmed(lease, STATS, version_of(catalog, request_id), validated=True),
+        lambda lease: Broke(lease, STATS, "origin_status", "404"),
+    ):
+        lease = lease_for(frontier, request_id)
+        assert frontier.ask(request_id, again=True).asked
+        frontier.finish([outcome(lease)], now=NOW)
+        assert frontier.standing(request_id).asked
+        assert frontier.due(now=NOW, limit=9) == [request_id]
+
+
+def version_of(catalog: Catalog, request_id: str) -> str:
+    """The latest ready version."""
+    latest = catalog.latest_ready(request_id, now=NOW)
+    assert latest is not None
+    return latest.version
+
+
+def test_an_ask_is_for_what_was_seen(catalog: Catalog, frontier: Frontier) -> None:
+    """A fetch that has ended since the decision to ask is the answer: there is something newer to look at."""
+    registered = register(catalog)
+    bring(frontier, registered.request.id, b"content")
+    assert not frontier.ask(registered.request.id, seen=registered.fence).asked
+    now_seen = catalog.request(registered.request.id, now=NOW).fence
+    assert frontier.ask(registered.request.id, seen=now_seen).asked
+
+
+def test_a_failure_counts_and_can_be_asked_again(catalog: Catalog, frontier: Frontier) -> None:
+    """Who waits sees more failures than before; an ask does not wait for the retry's time."""
+    request_id = register(catalog).request.id
+    for failures in (1, 2):
+        assert frontier.ask(request_id).failures == failures - 1
+        assert frontier.due(now=NOW, limit=9) == [request_id]
+        lease = lease_for(frontier, request_id)
+        frontier.finish([Broke(lease, STATS, "origin_status", "404")], now=NOW)
+        assert frontier.standing(request_id).failures == failures
+        assert frontier.due(now=NOW, limit=9) == []
+    frontier.ask(request_id)
+    bring(frontier, request_id, b"content")
+    assert frontier.standing(request_id).failures == 0
+
+
+def test_an_ask_whose_fetch_was_cut_off_is_due(catalog: Catalog, frontier: Frontier) -> None:
+    """Released or reaped: whoever fetches next resumes it, also when the strategy would not."""
+    request_id = register(catalog, Never()).request.id
+    bring(frontier, request_id, b"content")
+    frontier.ask(request_id)
+    frontier.release(lease_for(frontier, request_id))
+    assert frontier.due(now=NOW, limit=9) == [request_id]
+    assert lease_for(frontier, request_id, owner="gone").resumed
+    frontier.reap("gone")
+    assert frontier.due(now=NOW, limit=9) == [request_id]
+
+
+def test_what_else_sets_a_due_time_leaves_an_ask(catalog: Catalog, frontier: Frontier) -> None:
+    """A new configuration, and a clock that was set back. A removal does not: nothing is wanted any more."""
+    request_id = register(catalog, Age()).request.id
+    bring(frontier, request_id, b"content", now=NOW + 1e6)
+    frontier.ask(request_id)
+    catalog.configure(request_id, RequestCacheConfiguration(recaching_strategy=Never()), next_due_at=None)
+    assert frontier.standing(request_id).asked
+    assert frontier.mend_due_times(now=NOW) == 0
+    assert frontier.standing(request_id).asked
+    catalog.schedule(request_id, None)
+    assert not frontier.standing(request_id).asked
+    assert frontier.ask(request_id).asked
+
+
+def test_nobody_is_asked_for_what_is_not_known(frontier: Frontier) -> None:
+    """`UnknownRequest`, as wherever an id leads nowhere."""
+    with pytest.raises(UnknownRequest):
+        frontier.ask("0" * 32)
+    with pytest.raises(UnknownRequest):
+        frontier.standing("0" * 32)
+
+
+def test_versions_by_status_tag_pin_and_page(catalog: Catalog, frontier: Frontier) -> None:
+    """The newest first; each condition narrows."""
+    request_id = register(catalog, WhenRequested()).request.id
+    for number in range(4):
+        bring(frontier, request_id, b"%d" % number, now=NOW + number)
+    lease = lease_for(frontier, request_id, now=NOW + 9)
+    frontier.finish([Broke(lease, STATS, "origin_status", "404")], now=NOW + 9)
+    every = catalog.versions(request_id, now=NOW)
+    assert [response.status for response in every] == ["failed", "ready", "ready", "ready", "ready"]
+    ready = [response.version for response in every[1:]]
+
+    def names(**which: Any) -> list[str]:
+        return [response.version for response in catalog.versions(request_id, now=NOW, **which)]
+
+    catalog.tag(every[2].id, "good")
+    catalog.pin(every[3].id, value=True, until=None)
+    catalog.pin(every[4].id, value=True, until=NOW - 1)
+    assert names(status="ready") == ready
+    assert names(status="ready", skip=1, limit=2) == ready[1:3]
+    assert names(tag="good") == [ready[1]]
+    assert names(pinned=True) == [ready[2]]
+    assert names(pinned=False, status="ready") == [ready[0], ready[1], ready[3]]
+    newest = catalog.newest(request_id, now=NOW)
+    assert newest is not None
+    assert newest.status == "failed"
+    assert catalog.newest(request_id, tag="bad", now=NOW) is None
+
+
+def test_a_version_that_was_dropped_is_known_as_what_it_equals(catalog: Catalog, frontier: Frontier) -> None:
+    """Once the origin has confirmed the stored one after it was begun; not one that was deleted, or never was."""
+    request_id = register(catalog).request.id
+    bring(frontier, request_id, b"content")
+    stored = version_of(catalog, request_id)
+    lease = lease_for(frontier, request_id, now=NOW + 1)
+    assert catalog.confirmed_as(request_id, lease.version, now=NOW + 1) is None
+    frontier.finish([Confirmed(lease, STATS, stored, validated=True)], now=NOW + 2)
+    found = catalog.confirmed_as(request_id, lease.version, now=NOW + 2)
+    assert found is not None
+    assert (found.version, found.status, found.previous_version) == (lease.version, "duplicate", stored)
+    for other in (stored, "20000101T000000000000Z", "20991231T000000000000Z"):
+        assert catalog.confirmed_as(request_id, other, now=NOW + 2) is None
+    bring(frontier, request_id, b"other", now=NOW + 3)
+    gone = catalog.newest(request_id, now=NOW + 3)
+    assert gone is not None
+    catalog.delete_versions([gone.id], now=NOW + 3)
+    assert catalog.confirmed_as(request_id, gone.version, now=NOW + 4) is None
+
+
 # --- transactions and durability --------------------------------------------------------------------------
 
 
