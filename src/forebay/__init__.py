@@ -14,8 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forebay.abay import AsyncForebay, aopen
-    from forebay.bay import Forebay, open
+    from forebay.abay import AsyncForebay
+    from forebay.bay import Forebay
+    from forebay.client.aremote import AsyncRemoteForebay
+    from forebay.client.remote import RemoteForebay
     from forebay.errors import (
         ContentRotten,
         ForebayError,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         OriginError,
         OriginRefused,
         RequestError,
+        ServerUnreachable,
         StateError,
         StorageError,
     )
@@ -35,31 +38,36 @@ if TYPE_CHECKING:
         ResponseContentAttributes,
         ResponseDownloadStats,
     )
+    from forebay.opening import aopen, open
     from forebay.reports import Fetched, GcReport, Progress, StorageUsage, VerifyReport
-    from forebay.settings import Settings
+    from forebay.settings import RemoteSettings, Settings
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "AsyncForebay", "ContentRotten", "Fetched", "Forebay", "ForebayError", "GcReport", "HashMismatch",
-    "OriginError", "OriginRefused", "Progress", "ReCachingStrategy", "Request", "RequestCacheConfiguration",
-    "RequestError", "RequestSpec", "Response", "ResponseContentAttributes", "ResponseDownloadStats", "Settings",
-    "StateError", "StorageError", "StorageUsage", "VerifyReport", "aopen", "open",
+    "AsyncForebay", "AsyncRemoteForebay", "ContentRotten", "Fetched", "Forebay", "ForebayError", "GcReport",
+    "HashMismatch", "OriginError", "OriginRefused", "Progress", "ReCachingStrategy", "RemoteForebay",
+    "RemoteSettings", "Request", "RequestCacheConfiguration", "RequestError", "RequestSpec", "Response",
+    "ResponseContentAttributes", "ResponseDownloadStats", "ServerUnreachable", "Settings", "StateError",
+    "StorageError", "StorageUsage", "VerifyReport", "aopen", "open",
 ]  # fmt: skip
 
 _HOMES = {
-    "forebay.bay": ("Forebay", "open"),
-    "forebay.abay": ("AsyncForebay", "aopen"),
+    "forebay.bay": ("Forebay",),
+    "forebay.abay": ("AsyncForebay",),
+    "forebay.client.aremote": ("AsyncRemoteForebay",),
+    "forebay.client.remote": ("RemoteForebay",),
     "forebay.errors": (
         "ContentRotten", "ForebayError", "HashMismatch", "OriginError", "OriginRefused", "RequestError",
-        "StateError", "StorageError",
+        "ServerUnreachable", "StateError", "StorageError",
     ),
     "forebay.models": (
         "ReCachingStrategy", "Request", "RequestCacheConfiguration", "RequestSpec", "Response",
         "ResponseContentAttributes", "ResponseDownloadStats",
     ),
+    "forebay.opening": ("aopen", "open"),
     "forebay.reports": ("Fetched", "GcReport", "Progress", "StorageUsage", "VerifyReport"),
-    "forebay.settings": ("Settings",),
+    "forebay.settings": ("RemoteSettings", "Settings"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

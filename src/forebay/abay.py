@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
-from forebay.bay import Forebay, open
+from forebay.bay import Forebay
 from forebay.content.wakeups import LOOK_AGAIN_S
 from forebay.core.urls import show_url
 from forebay.errand import outcome_of, response_or_raise
@@ -218,27 +218,3 @@ class AsyncForebay:
     async def usage(self) -> StorageUsage:
         """See `Forebay.usage`."""
         return await asyncio.to_thread(self.bay.usage)
-
-
-class aopen:  # noqa: N801 - used as a function: `await forebay.aopen(…)` or `async with forebay.aopen(…)`
-    """The `AsyncForebay` on *folder*; arguments as those of `forebay.open`."""
-
-    def __init__(self, folder: str | Path | None = None, **settings: Any) -> None:
-        self._folder, self._settings = folder, settings
-        self._bay: AsyncForebay | None = None
-
-    async def _make(self) -> AsyncForebay:
-        return AsyncForebay(await asyncio.to_thread(open, self._folder, **self._settings))
-
-    def __await__(self) -> Generator[Any, None, AsyncForebay]:
-        return self._make().__await__()
-
-    async def __aenter__(self) -> AsyncForebay:
-        self._bay = await self._make()
-        return self._bay
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bay is not None:
-            await self._bay.close()

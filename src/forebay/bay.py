@@ -10,6 +10,7 @@ import logging
 import mimetypes
 import shutil
 from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -501,22 +502,12 @@ class Forebay:
         """Write the times of use that have gathered."""
         self._touches.write()
 
-    def _submit_due(self, request_ids: Sequence[str]) -> list[Ticket]:
+    def _submit_due(self, request_ids: Sequence[str], urgent: bool) -> list[Ticket]:
         jobs = []
         for request_id in request_ids:
-            jobs.append(self.job(self.catalog.request(request_id, now=self._clock())))
+            job = self.job(self.catalog.request(request_id, now=self._clock()))
+            jobs.append(replace(job, urgent=True) if urgent else job)
         return self._fetcher.submit(jobs)
-
-
-def open(folder: str | Path | None = None, **settings: Any) -> Forebay:
-    """A `Forebay` on *folder* (made when it is not there; the settings' default without one). *settings* are
-    the fields of `forebay.settings.Settings`; what is not given comes from the environment."""
-    if folder is not None:
-        settings["data"] = Path(folder)
-    try:
-        return Forebay(Settings(**settings))
-    except ValidationError as error:
-        raise invalid_from(error, "settings") from error
 
 
 def extension_for(media_type: str) -> str | None:

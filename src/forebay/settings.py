@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from forebay.core.exchange import Limits
 from forebay.core.retry import RetryPolicy
+from forebay.core.urls import normalise_url
 from forebay.errors import InvalidValue
 
 _PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
@@ -33,6 +34,13 @@ def default_data() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("forebay", appauthor=False))
+
+
+def default_cache() -> Path:
+    """Where what a server sent is kept when nothing else is said."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("forebay", appauthor=False))
 
 
 class Settings(BaseSettings):
@@ -160,3 +168,45 @@ class ServerSettings(Settings):
     drain_s: int = Field(
         default=20, ge=1, le=3600, description="How long answers may go on once the server was told to stop."
     )
+
+
+class RemoteSettings(BaseSettings):
+    """How a server is used. Each field is a keyword of `forebay.open` with a server's URL and, in capitals behind
+    ``FOREBAY_``, an environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix="FOREBAY_", env_ignore_empty=True, extra="forbid", frozen=True)
+
+    server: str = Field(description="The server's URL, such as http://127.0.0.1:8008.")
+    token: SecretStr | None = Field(
+        default=None,
+        description="The token to show it. The variable is for the server of `FOREBAY_SERVER`, if that is set, and "
+        "goes to no other.",
+    )
+    cache: Path = Field(default_factory=default_cache, description="The folder for content that it sent.")
+    cache_bytes: int = Field(
+        default=10 * 1024**3, gt=0, description="That content together; beyond it the least recently used goes."
+    )
+    fallback: Literal["none", "direct"] = Field(
+        default="none", description="`direct`: fetch without the server when it cannot be reached."
+    )
+    server_timeout_s: float = Field(default=5.0, gt=0, description="Time for a connection to the server.")
+
+    @field_validator("server")
+    @classmethod
+    def _check_server(cls, value: str) -> str:
+        base = normalise_url(value)
+        if "?" in base:
+            raise InvalidValue("server", expected="a URL without a query", got=base.partition("?")[0] + "?…")
+        return base.rstrip("/")
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+            raise InvalidValue("token", expected="printable ASCII without spaces", got="something else")
+        return value
+
+    @field_validator("cache_bytes", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        return parse_size(value) if isinstance(value, str) else value

@@ -41,10 +41,10 @@ Version = Annotated[
 
 def open_bay(data: Path | None, **settings: Any) -> Forebay:
     """The folder of *data*, made when it is not there. Settings that are None are left to the environment."""
-    import forebay
+    from forebay.opening import open_folder
 
     show_warnings()
-    return forebay.open(data, **{name: value for name, value in settings.items() if value is not None})
+    return open_folder(data, **{name: value for name, value in settings.items() if value is not None})
 
 
 def show_warnings() -> None:

@@ -1,0 +1,301 @@
+"""The two drivers of flows, over httpx: one that blocks, one for an event loop. The only importer of httpx.
+
+They know how to do what a flow yields, and nothing of what it is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, assert_never
+
+import httpx
+
+from forebay.client.exchange import Answer, Call, Do, Flow, Sink, Step, Wait
+from forebay.core.fields import Fields
+from forebay.errors import ServerUnreachable
+from forebay.trust import system_ca_file
+
+T = TypeVar("T")
+
+# Bytes for which a hop to a thread, to write and hash them, costs little.
+_BLOCK_BYTES = 1 << 20
+_SEND_S = 60.0
+# A kept connection may turn out to be closed only when it is used: then once more, with another.
+_TRIES = 2
+# These say nothing about whether the server is there: on the way, or while it thought, the connection broke.
+_BROKEN = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
+_KEPT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How a server is reached. *base* has no slash at its end."""
+
+    base: str
+    token: str | None = field(default=None, repr=False)
+    connect_timeout_s: float = 5.0
+
+    def options(self) -> dict[str, Any]:
+        """What both of httpx's clients are made with."""
+        fields = {"User-Agent": "forebay/0.1", "Accept-Encoding": "identity"}
+        if self.token is not None:
+            fields["Authorization"] = f"Bearer {self.token}"
+        return {
+            "headers": fields,
+            "verify": _trust(self.base),
+            # Neither proxies nor .netrc: the token goes to this server and nowhere else.
+            "trust_env": False,
+            "follow_redirects": False,
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT),
+        }
+
+    def request(self, call: Call) -> dict[str, Any]:
+        """What httpx is to send for *call*."""
+        fields, body = list(call.fields), None
+        if call.body is not None:
+            fields.append(("Content-Type", "application/json"))
+            body = json.dumps(call.body).encode("ascii")
+        return {
+            "method": call.method,
+            "url": f"{self.base}{call.path}",
+            "params": call.query or None,
+            "headers": fields,
+            "content": body,
+            "timeout": httpx.Timeout(_SEND_S, connect=self.connect_timeout_s, read=call.patience_s, pool=None),
+        }
+
+
+def _trust(base: str) -> ssl.SSLContext:
+    if base.startswith("https:"):
+        return ssl.create_default_context(cafile=system_ca_file())
+    # Reading a bundle of certificates takes 20 ms; one that trusts nobody will do where there is no TLS.
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _fields(incoming: httpx.Response) -> Fields:
+    return Fields((name.decode("latin-1"), value.decode("latin-1")) for name, value in incoming.headers.raw)
+
+
+def _reason(error: httpx.TransportError) -> str:
+    text = re.sub(r"^\[Errno -?\d+\] |^\[SSL[^\]]*\] ", "", str(error)).strip().lower()
+    match error:
+        case httpx.ConnectTimeout():
+            return "no connection in time"
+        case httpx.TimeoutException():
+            return "no answer in time"
+        case _:
+            return text or type(error).__name__
+
+
+def _unreachable(line: Line, error: httpx.TransportError) -> ServerUnreachable:
+    return ServerUnreachable(reason=_reason(error), server=line.base)
+
+
+class HungUp(Exception):
+    """Nobody wants any more what a driver runs."""
+
+
+class Hook:
+    """Hangs up what a driver runs, from another thread."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._hung_up = False
+
+    def take(self, incoming: httpx.Response) -> None:
+        """From now on it is *incoming* that is hung up."""
+        stream = incoming.extensions.get("network_stream")
+        self._socket = None if stream is None else stream.get_extra_info("socket")
+        if self._hung_up:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Whoever waits for bytes gets the end of them."""
+        self._hung_up = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def check(self) -> None:
+        """Raise `HungUp` if so."""
+        if self._hung_up:
+            raise HungUp
+
+
+class Driver:
+    """Runs flows in the caller's thread; usable from any number of them."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._client = httpx.Client(**line.options())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def run(self, flow: Flow[T], *, hook: Hook | None = None) -> T:
+        """What *flow* returns. Raises what it raises."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    done = self._do(step, hook)
+                except Exception as error:
+                    _name_server(error, self._line)
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(done)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            flow.close()
+
+    def _do(self, step: Step, hook: Hook | None) -> Any:
+        if hook is not None:
+            hook.check()
+        match step:
+            case Call():
+                return self._call(step, hook)
+            case Wait(seconds):
+                time.sleep(seconds)
+                return None
+            case Do(work):
+                return work()
+            case _:
+                assert_never(step)
+
+    def _call(self, call: Call, hook: Hook | None) -> Answer:
+        for last in (False, True):
+            try:
+                return self._exchange(call, hook)
+            except httpx.TransportError as error:
+                if last or not isinstance(error, _BROKEN):
+                    raise _unreachable(self._line, error) from error
+        raise AssertionError("the last try returns or raises")
+
+    def _exchange(self, call: Call, hook: Hook | None) -> Answer:
+        with self._client.stream(**self._line.request(call)) as incoming:
+            if hook is not None:
+                hook.take(incoming)
+            fields = _fields(incoming)
+            if call.sink is None or not call.sink.begin(incoming.status_code, fields):
+                return Answer(incoming.status_code, fields, b"".join(incoming.iter_raw()))
+            try:
+                for piece in incoming.iter_raw():
+                    call.sink.write(piece)
+            except httpx.TransportError as error:
+                return Answer(incoming.status_code, fields, cut=_reason(error))
+            return Answer(incoming.status_code, fields)
+
+
+class AsyncDriver:
+    """Runs flows in an event loop; what may block, in a thread."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._client = httpx.AsyncClient(**line.options())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def run(self, flow: Flow[T]) -> T:
+        """What *flow* returns. Raises what it raises."""
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    done = await self._do(step)
+                except Exception as error:
+                    _name_server(error, self._line)
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(done)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            flow.close()
+
+    async def _do(self, step: Step) -> Any:
+        match step:
+            case Call():
+                return await self._call(step)
+            case Wait(seconds):
+                return await asyncio.sleep(seconds)
+            case Do(work):
+                return await _in_thread(work)
+            case _:
+                assert_never(step)
+
+    async def _call(self, call: Call) -> Answer:
+        for last in (False, True):
+            try:
+                return await self._exchange(call)
+            except httpx.TransportError as error:
+                if last or not isinstance(error, _BROKEN):
+                    raise _unreachable(self._line, error) from error
+        raise AssertionError("the last try returns or raises")
+
+    async def _exchange(self, call: Call) -> Answer:
+        async with self._client.stream(**self._line.request(call)) as incoming:
+            fields = _fields(incoming)
+            if call.sink is None or not call.sink.begin(incoming.status_code, fields):
+                return Answer(
+                    incoming.status_code, fields, b"".join([piece async for piece in incoming.aiter_raw()])
+                )
+            block = _Block(call.sink)
+            try:
+                async for piece in incoming.aiter_raw():
+                    if block.add(piece):
+                        await _in_thread(block.flush)
+            except httpx.TransportError as error:
+                await _in_thread(block.flush)
+                return Answer(incoming.status_code, fields, cut=_reason(error))
+            await _in_thread(block.flush)
+            return Answer(incoming.status_code, fields)
+
+
+class _Block:
+    """Gathers pieces, so that a hop to a thread is worth it."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink, self._pieces, self._size = sink, [b""], 0
+
+    def add(self, piece: bytes) -> bool:
+        """Take *piece*; whether it is time to flush."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        return self._size >= _BLOCK_BYTES
+
+    def flush(self) -> None:
+        """Hand on what has gathered."""
+        block = b"".join(self._pieces)
+        self._pieces, self._size = [], 0
+        if block:
+            self._sink.write(block)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """What *work* returns, called in a thread. It is done on return, also when this is cancelled: it works on files
+    that are closed then."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def _name_server(error: Exception, line: Line) -> None:
+    if isinstance(error, ServerUnreachable) and error.server is None:
+        error.server = line.base
