@@ -289,13 +289,16 @@ class BodyTooSlow(RequestError):
 
 
 class BodyInvalid(RequestError):
-    """The body of what was sent is not JSON (RFC 8259)."""
+    """The body of what was sent is not JSON (RFC 8259), or no text that can be stored."""
 
     code = "body_invalid"
     status = 400
 
     def __str__(self) -> str:
-        return "expected a body of JSON in UTF-8, got something else"
+        return (
+            "expected a whole body of JSON in UTF-8, nested 64 levels at most, without lone surrogates, NaN or "
+            "Infinity; got something else"
+        )
 
 
 class MediaTypeRefused(RequestError):

@@ -11,10 +11,20 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from forebay.catalog.tokens import Scope as TokenScope
+from forebay.errors import MethodRefused
 from forebay.server.access import Access, Granted, Hosts
 from forebay.server.api import make_api
 from forebay.server.basin import Basin
-from forebay.server.bodies import Disconnected, Message, Receive, Scope, as_json, check_json, read_body
+from forebay.server.bodies import (
+    Disconnected,
+    Message,
+    Receive,
+    Scope,
+    as_json,
+    check_document,
+    check_json,
+    read_body,
+)
 from forebay.server.deliver import Delivery
 from forebay.server.door import Door
 from forebay.server.problems import SECURITY_FIELDS, note_if_ours, send_problem
@@ -89,6 +99,8 @@ class Application:
         assert self._basin is not None
         path: str = scope["path"]
         if path == "/healthz":
+            if scope["method"] not in ("GET", "HEAD"):
+                raise MethodRefused(allowed=("GET", "HEAD"))
             await _send_plain(sent, b'{"status":"ok"}')
             return
         if path.startswith("/r/"):
@@ -123,6 +135,7 @@ class Application:
         if body:
             silent = scope["method"] == "PUT" and scope["path"].startswith("/v1/request")
             check_json(scope, may_be_silent=silent)
+            check_document(body)
         inner, whole = as_json(scope, body)
         answer = _JsonAnswer(sent, head=scope["method"] == "HEAD")
         if scope["method"] == "HEAD":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from forebay.errors import BodyTooLarge, BodyTooSlow, MediaTypeRefused
+from forebay.errors import BodyInvalid, BodyTooLarge, BodyTooSlow, MediaTypeRefused
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -18,15 +19,19 @@ MAX_BODY_BYTES = 1 << 20
 # The server under us has no limit of its own.
 BODY_TIMEOUT_S = 20.0
 
+# Python reads nearly 1,000 levels, but not at every depth of its own stack; nothing sensible has ten.
+MAX_LEVELS = 64
+
 
 class Disconnected(Exception):
     """The client has gone; nobody reads an answer."""
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body. Raises `BodyTooLarge` before it is buffered, `BodyTooSlow`, `Disconnected`."""
+    """The whole body. Raises `BodyTooLarge` before it is buffered, `BodyTooSlow`; `BodyInvalid` when it breaks off,
+    since its client may be there still, with chunks that are none."""
     declared = _field(scope, b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+    if declared is not None and declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
         raise BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
     pieces, size = [], 0
     try:
@@ -34,7 +39,7 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise Disconnected
+                    raise BodyInvalid
                 size += len(message.get("body", b""))
                 if size > MAX_BODY_BYTES:
                     raise BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
@@ -55,6 +60,22 @@ def check_json(scope: Scope, *, may_be_silent: bool) -> None:
         return
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise MediaTypeRefused(got=media_type)
+
+
+def check_document(body: bytes) -> None:
+    """Raise `BodyInvalid` unless *body* is JSON that can be written again: whatever else Python takes for JSON
+    would break later, in the catalog or on its way to an origin."""
+    try:
+        value = json.loads(body.decode("utf-8-sig"))
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise BodyInvalid from error
+    level, levels = [value], 0
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        levels += 1
+        if levels > MAX_LEVELS:
+            raise BodyInvalid
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
 
 
 def as_json(scope: Scope, body: bytes) -> tuple[Scope, Receive]:
