@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from forebay.core import strategies
 from forebay.core.digests import HASH_NAMES
@@ -88,7 +88,7 @@ class Cron(_Strategy):
     registration with *run_at_start*."""
 
     strategy_name: Literal["cron"] = "cron"
-    cron: str = "0 0 * * *"
+    cron: str = Field(default="0 0 * * *", max_length=1000)
     run_at_start: bool = True
 
     @field_validator("cron")
@@ -268,6 +268,17 @@ class RequestSpec(_Shown):
                     f"http_header_fields.{name}", expected="a field that Forebay does not set", got=name
                 )
         return fields or None
+
+    @field_validator("http_query_params", "http_request_body", "group_name", "description", "documentation_link")
+    @classmethod
+    def _check_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """What is no JSON in UTF-8 can be neither stored nor sent."""
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            expected = "text without lone surrogates and, where it is JSON, what JSON can say"
+            raise InvalidValue(info.field_name or "", expected=expected, got=type(value).__name__) from error
+        return value
 
     @field_validator("validation_hash_type")
     @classmethod

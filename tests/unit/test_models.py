@@ -291,6 +291,12 @@ def test_a_cron_line_that_is_none_is_refused(line: str) -> None:
         Cron(cron=line)
 
 
+def test_a_cron_line_is_not_endless() -> None:
+    """It is read again at each tick."""
+    with pytest.raises(ValidationError, match="1000 characters"):
+        Cron(cron="0," * 1000 + "0 * * * *")
+
+
 DUE = [
     # strategy, what is due an hour after the check, and on registration
     (Never(), None, NOON.timestamp()),
@@ -437,6 +443,37 @@ def test_a_wrong_registration_is_refused_by_name(values: dict[str, Any], field: 
     error = invalid_from(caught.value)
     assert isinstance(error, RequestError)
     assert field in str(error)
+
+
+NESTED: dict[str, Any] = {}
+for _ in range(2000):
+    NESTED = {"a": NESTED}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"group_name": "\ud800"},
+        {"description": "\udfff"},
+        {"documentation_link": "https://data.example/\ud800"},
+        {"http_query_params": {"a": "\ud800"}},
+        {"http_query_params": {"\ud800": ["a"]}},
+        {"http_request_body": "\ud800"},
+        {"http_request_body": {"a": ["\ud800"]}},
+        {"http_request_body": {"\ud800": 1}},
+        {"http_request_body": {"a": float("nan")}},
+        {"http_request_body": {"a": float("inf")}},
+        {"http_request_body": {"a": b"bytes"}},
+        {"http_request_body": NESTED},
+    ],
+)
+def test_what_can_be_neither_stored_nor_sent_is_refused(part: dict[str, Any]) -> None:
+    """Half a character, and what JSON cannot say: by the name of the field, before anything is written."""
+    with pytest.raises((InvalidValue, ValidationError)) as caught:
+        RequestSpec(url=URL, **part)
+    error = caught.value if isinstance(caught.value, InvalidValue) else invalid_from(caught.value)
+    assert next(iter(part)) in str(error)
+    assert str(error).isprintable()
 
 
 SECRET_PARTS: list[dict[str, Any]] = [
