@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from forebay import Forebay, ReCachingStrategy
+from forebay import Forebay, ReCachingStrategy, RequestSpec
 from origin import Held, Origin, Resource
 
 MakeBay = Callable[..., Forebay]
@@ -93,3 +93,48 @@ def test_a_registered_url_that_failed_is_tried_again_when_due(bay: Forebay, orig
         scheduler.stop()
     with bay.open(bay.fetch(url)) as file:
         assert file.read() == b"here"
+
+
+def test_what_is_asked_for_comes_first(make_bay: MakeBay, origin: Origin) -> None:
+    """Before what waits for a slot of the same host, and though as much is under way as may be."""
+    bay = make_bay(max_downloads=1)
+    held = origin.serve("/due", Held(Resource(b"due")))
+    specs = [RequestSpec(url=origin.url(f"/due?{n}")) for n in range(8)]
+    bay.catalog.find_or_create(specs, now=time.time())
+    scheduler = bay.scheduler()
+    scheduler.start()
+    try:
+        held.arrived()
+        origin.serve("/asked", Resource(b"asked"))
+        (asked,) = bay.catalog.find_or_create([RequestSpec(url=origin.url("/asked"))], now=time.time())
+        bay.frontier.ask(asked.request.id)
+        scheduler.poke()
+        # Leased: it is in the queue, before the others.
+        while bay.frontier.standing(asked.request.id).busy is None:
+            pass
+        held.release()
+        origin.wait_for(8, "/due")
+    finally:
+        held.release()
+        scheduler.stop()
+    assert [seen.path for seen in origin.requests()[:2]] == ["/due", "/asked"]
+
+
+def test_what_cannot_begin_rests_and_is_tried_again(bay: Forebay, origin: Origin) -> None:
+    """An ask is not lost on a fetch that came to no end: it is tried again soon."""
+    held = origin.serve("/f", Held(Resource(b"here")))
+    (registered,) = bay.catalog.find_or_create([RequestSpec(url=origin.url("/f"))], now=time.time())
+    scheduler = bay.scheduler()
+    scheduler.start()
+    try:
+        held.arrived()
+        standing = bay.frontier.standing(registered.request.id)
+        assert standing.busy is not None
+        bay.frontier.reap(standing.busy.owner)  # as another process would, that takes us for dead
+        bay.frontier.ask(registered.request.id)
+        held.release()
+        held.arrived(2)
+        while bay.catalog.latest_ready(registered.request.id, now=time.time()) is None:
+            pass
+    finally:
+        scheduler.stop()

@@ -203,6 +203,13 @@ class Frontier:
 
     # --- due ------------------------------------------------------------------------------------------
 
+    def asked(self, *, limit: int) -> list[str]:
+        """Ids of Requests that are asked for and not being fetched."""
+        leased = select(leases.c.request_id).where(leases.c.request_id == requests.c.id).exists()
+        query = select(requests.c.id).where(requests.c.next_due_at == ASKED, ~leased).limit(limit)
+        with self.database.read() as db:
+            return list(db.execute(query).scalars())
+
     def due(self, *, now: float, limit: int) -> list[str]:
         """Ids of Requests that are due and not being fetched, the longest due first."""
         leased = select(leases.c.request_id).where(leases.c.request_id == requests.c.id).exists()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from forebay.catalog.frontier import Frontier
@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 # Looked at anew at least so often: the wall clock may jump, another process may register something.
 _LONGEST_SLEEP_S = 60.0
-# What is due but fetched by someone else, or failed to begin, is looked at again after this.
+# What is due but fetched by someone else, or failed to begin, is looked at again after this; what fails to begin
+# again and again, after twice as long each time.
 _SHORTEST_SLEEP_S = 1.0
 # What clocks are slewed by is less.
 _CLOCK_SET_BACK_S = 60.0
@@ -26,14 +27,15 @@ _CLOCK_SET_BACK_S = 60.0
 class Scheduler:
     """One thread that sleeps until the next Request is due.
 
-    *submit* hands in the jobs of Requests by id; *room*: how many may be under way by it at once.
+    *submit* hands in the jobs of Requests by id, and is told whether somebody asks for them; *room*: how many may
+    be under way by it at once, and how many more that are asked for.
     """
 
     def __init__(
         self,
         frontier: Frontier,
         *,
-        submit: Callable[[Sequence[str]], Sequence[Ticket]],
+        submit: Callable[[Sequence[str], bool], Sequence[Ticket]],
         clock: Callable[[], float],
         room: int,
     ) -> None:
@@ -44,7 +46,8 @@ class Scheduler:
         self._ahead: float | None = None
         self._stopping = False
         self._running: set[str] = set()
-        self._resting: dict[str, float] = {}
+        # What could not begin: until when it rests, and for how long.
+        self._resting: dict[str, tuple[float, float]] = {}
         self._thread = threading.Thread(target=self._run, name="forebay-scheduler", daemon=True)
 
     def start(self) -> None:
@@ -82,33 +85,43 @@ class Scheduler:
         if self._ahead is None or ahead < self._ahead - _CLOCK_SET_BACK_S:
             self._frontier.mend_due_times(now=now)
         self._ahead = ahead
-        free = self._room - len(self._running)
-        if free <= 0:
-            return _LONGEST_SLEEP_S  # the next end wakes us
         with self._wake:
-            self._resting = {key: until for key, until in self._resting.items() if until > time.monotonic()}
-            busy = self._running | self._resting.keys()
-        due = self._frontier.due(now=now, limit=self._room + len(busy))
-        fresh = [request_id for request_id in due if request_id not in busy][:free]
-        if fresh:
-            for request_id, ticket in zip(fresh, self._submit(fresh), strict=True):
-                with self._wake:
-                    self._running.add(request_id)
-                ticket.when_settled(partial(self._settled, request_id, ticket))
+            busy = self._running | {key for key, (until, _) in self._resting.items() if until > time.monotonic()}
+        many = 2 * self._room + len(busy)
+        asked = self._frontier.asked(limit=many)
+        if self._begin(asked, busy, room=2 * self._room, urgent=True):
             return 0.0
+        due = self._frontier.due(now=now, limit=many)
+        if self._begin(due, busy | set(asked), room=self._room, urgent=False):
+            return 0.0
+        if len(self._running) >= self._room:
+            return _LONGEST_SLEEP_S  # the next end wakes us
         next_at = self._frontier.next_due_at()
         if next_at is None:
             return _LONGEST_SLEEP_S
         return min(max(next_at - now, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
 
+    def _begin(self, request_ids: Sequence[str], busy: Collection[str], *, room: int, urgent: bool) -> bool:
+        """Begin those that are not *busy*, as far as there is room; whether there were any."""
+        free = max(0, room - len(self._running))
+        fresh = [request_id for request_id in request_ids if request_id not in busy][:free]
+        for request_id, ticket in zip(fresh, self._submit(fresh, urgent) if fresh else (), strict=True):
+            with self._wake:
+                self._running.add(request_id)
+            ticket.when_settled(partial(self._settled, request_id, ticket))
+        return bool(fresh)
+
     def _settled(self, request_id: str, ticket: Ticket) -> None:
-        rest = 0.0
         try:
             ticket.wait()
         except ForebayError:
-            rest = _LONGEST_SLEEP_S  # no outcome was written, so it is still due: not at once again
+            ended = False  # no outcome was written, so it is still due: not at once again
+        else:
+            ended = True
         with self._wake:
-            if rest:
-                self._resting[request_id] = time.monotonic() + rest
+            _, rested = self._resting.pop(request_id, (0.0, 0.0))
+            if not ended:
+                rest = min(max(2 * rested, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
+                self._resting[request_id] = (time.monotonic() + rest, rest)
             self._running.discard(request_id)
         self.poke()

@@ -50,9 +50,13 @@ class Slots:
         self._watched: dict[str, tuple[int | None, float]] = {}
 
     def enqueue(self, transfer: Transfer) -> None:
-        """*transfer* wants a slot of its host."""
+        """*transfer* wants a slot of its host; an urgent one before those that are not."""
         host = self._hosts.setdefault(transfer.job.host, _Host())
-        host.queue.append(transfer)
+        if transfer.job.urgent:
+            ahead = next((n for n, other in enumerate(host.queue) if not other.job.urgent), len(host.queue))
+            host.queue.insert(ahead, transfer)
+        else:
+            host.queue.append(transfer)
         host.idle_at = None
 
     def withdraw(self, transfer: Transfer) -> bool:
@@ -82,7 +86,8 @@ class Slots:
     def ready(self) -> list[Transfer]:
         """Transfers that may start now, with slots that we hold; they hold them from here on."""
         out: list[Transfer] = []
-        for name, host in self._hosts.items():
+        waiting = [(name, host) for name, host in self._hosts.items() if host.queue]
+        for name, host in sorted(waiting, key=lambda item: not item[1].queue[0].job.urgent):
             while (
                 host.queue
                 and host.used < host.held

@@ -58,7 +58,7 @@ _KEEP_SLOT_S = 0.25
 class Job:
     """What is to be downloaded, for which Request. *fence*: the Request's when this was decided. *stored*:
     validate against it. *probe*: with HEAD first. *expected*: (algorithm, digest in hex) that the bytes must
-    have."""
+    have. *urgent*: somebody waits for it; before what is merely due."""
 
     request_id: str
     host: str
@@ -70,6 +70,7 @@ class Job:
     probe: bool = False
     previous_media_type: str | None = None
     expected: tuple[str, str] | None = None
+    urgent: bool = False
 
 
 # --- how a transfer ended -------------------------------------------------------------------------------
