@@ -19,6 +19,16 @@ from harness import Contest, Run, check, need, nginx, random_file, sha256_of
 from servers import buffy_python, buffy_server, forebay_server
 
 # Clients: read a URL, say the seconds until its content was a file.
+_OUR_CLIENT = """
+import shutil, sys, time, forebay
+server, out, cache = sys.argv[1:]
+with forebay.open(server, cache=cache) as bay:
+    for line in sys.stdin:
+        began = time.perf_counter()
+        with bay.open(line.strip()) as content, open(out, "wb") as file:
+            shutil.copyfileobj(content, file, 1 << 20)
+        print(time.perf_counter() - began, flush=True)
+"""
 _BUFFY_CLIENT = """
 import sys, time
 from buffy.buffypyclient import BuffyPyClient
@@ -54,9 +64,9 @@ class Client:
 
 
 @contextmanager
-def client(python: str, script: str, server: str, out: Path, digest: str) -> Iterator[Client]:
-    """A `Client` that runs *script*."""
-    argv = [python, "-c", script, server, str(out)]
+def client(python: str, script: str, server: str, out: Path, digest: str, *more: str) -> Iterator[Client]:
+    """A `Client` that runs *script*, with *more* arguments."""
+    argv = [python, "-c", script, server, str(out), *more]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         yield Client(process, out, digest)
@@ -76,6 +86,7 @@ def main() -> None:
         with (
             forebay_server(folder / "ours") as ours,
             buffy_server(folder / "theirs", python) as theirs,
+            client(sys.executable, _OUR_CLIENT, ours.url, folder / "a", digest, str(folder / "cache")) as own,
             client(python, _BUFFY_CLIENT, ours.url, folder / "b", digest) as mixed,
             client(python, _BUFFY_CLIENT, theirs.url, folder / "c", digest) as pure,
         ):
@@ -87,6 +98,7 @@ def main() -> None:
                 "from create_request to 1 MiB on disk, cold",
                 options.rounds,
                 {
+                    "forebay's client and server": lambda: own.get(fresh()),
                     "DZDBuffy's client, forebay serve": lambda: mixed.get(fresh()),
                     "DZDBuffy's client and server": lambda: pure.get(fresh()),
                 },
