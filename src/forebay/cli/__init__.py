@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from forebay.cli import config, get, remove, serve, show, storage, tags, token, versions
-from forebay.errors import ForebayError
+from forebay.errors import ForebayError, InvalidValue
 
 app = typer.Typer(
     name="forebay",
@@ -61,6 +61,10 @@ def _program(
         Path | None,
         typer.Option("--data", metavar="DIR", show_default=False, help="The folder that holds everything."),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", metavar="URL", show_default=False, help="A server, instead of a folder."),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an unexpected error came from.")] = False,
     version: Annotated[
         bool,
@@ -68,8 +72,16 @@ def _program(
     ] = False,
 ) -> None:
     # Each of these has a variable that the commands, which take --data as well, look at.
+    if data is not None and server is not None:
+        raise InvalidValue("--server", expected="it or --data, not both", got=server)
     if data is not None:
         os.environ["FOREBAY_DATA"] = str(data)
+        os.environ.pop("FOREBAY_SERVER", None)
+    if server is not None:
+        named = os.environ.get("FOREBAY_SERVER")
+        if named and named != server:
+            os.environ.pop("FOREBAY_TOKEN", None)  # it is that one's
+        os.environ["FOREBAY_SERVER"] = server
     if debug:
         os.environ["FOREBAY_DEBUG"] = "1"
     if context.invoked_subcommand is None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, assert_never
 import typer
 
 from forebay.cli import show
-from forebay.cli.options import Data, Json, Url, open_existing
+from forebay.cli.options import Data, Json, Server, Url, open_known
 
 if TYPE_CHECKING:
     from forebay.models import AnyStrategy
 
 
 def config(
+    context: typer.Context,
     url: Url,
     refresh: Annotated[
         str | None,
@@ -32,6 +33,7 @@ def config(
         typer.Option("--keep-pinned", metavar="N", min=0, show_default=False, help="Pinned ones that are kept."),
     ] = None,
     data: Data = None,
+    server: Server = None,
     as_json: Json = False,
 ) -> int:  # fmt: skip
     """Show or change when a URL is fetched again, and how many versions are kept.
@@ -42,7 +44,7 @@ def config(
     """
     from forebay.core.urls import show_url
 
-    with open_existing(data) as bay:
+    with open_known(context, data, server) as bay:
         if refresh is None and keep is None and keep_pinned is None:
             request = bay.request(url)
         else:

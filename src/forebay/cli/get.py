@@ -22,11 +22,12 @@ from forebay.cli.delivery import (
     write_to_file,
     write_to_stdout,
 )
-from forebay.cli.options import Data, open_bay, parse_size
+from forebay.cli.options import Data, Server, open_bay, open_server, parse_size, server_meant
 from forebay.errors import ForebayError, InvalidValue
 
 if TYPE_CHECKING:
     from forebay.bay import Forebay
+    from forebay.client.remote import RemoteForebay
     from forebay.models import Response
     from forebay.reports import Fetched, OnProgress
 
@@ -34,6 +35,7 @@ _WHERE, _WHICH, _NETWORK = "Where it goes", "Which content", "How it is fetched"
 
 
 def get(  # as long as its options: Typer reads them from the parameters
+    context: typer.Context,
     urls: Annotated[
         list[str] | None, typer.Argument(metavar="URL", show_default=False, help="http:// or https:// URLs.")
     ] = None,
@@ -51,6 +53,7 @@ def get(  # as long as its options: Typer reads them from the parameters
         bool, typer.Option("--quiet", "-q", rich_help_panel=_WHERE, help="Only warnings and errors on stderr.")
     ] = False,
     data: Data = None,
+    server: Server = None,
     list_file: Annotated[
         str | None,
         typer.Option(
@@ -153,9 +156,28 @@ def get(  # as long as its options: Typer reads them from the parameters
         "allow_private": None if public_only is None else not public_only,
         "proxy": proxy,
     }
-    with open_bay(data, **settings) as bay:
+    meant = server_meant(context, server)
+    if meant is not None:
+        _check_for_server(settings)
+        asked["content"] = True  # it comes while it lands there
+    with open_bay(data, **settings) if meant is None else open_server(meant) as bay:
         hand = _Hand(bay, target, as_json=as_json, quiet=quiet, several=len(wanted) > 1)
         return _get_all(bay, wanted, asked, hand)
+
+
+def _check_for_server(settings: dict[str, Any]) -> None:
+    """What a server decides by its own settings cannot be asked of it."""
+    for name, value in settings.items():
+        if value is not None:
+            raise InvalidValue(
+                _OPTIONS[name], expected="no such option with a server, which has its own", got=value
+            )
+
+
+_OPTIONS = {
+    "max_downloads": "--max-downloads", "max_downloads_per_host": "--per-host", "quota_bytes": "--quota",
+    "allow_networks": "--allow-network", "allow_private": "--public-only", "proxy": "--proxy",
+}  # fmt: skip
 
 
 def _listed(list_file: str | None) -> list[str]:
@@ -177,7 +199,7 @@ def _listed(list_file: str | None) -> list[str]:
     return [line for line in lines if line]
 
 
-def _get_all(bay: Forebay, wanted: list[str], asked: dict[str, Any], hand: _Hand) -> int:
+def _get_all(bay: Forebay | RemoteForebay, wanted: list[str], asked: dict[str, Any], hand: _Hand) -> int:
     with ExitStack() as stack:
         progress: OnProgress | None = None
         if show.draws_bars() and not hand.quiet:
@@ -206,7 +228,7 @@ def _in_order(wanted: Iterable[str], answers: Iterable[Fetched]) -> Iterator[Fet
 class _Hand:
     """Hands over what was fetched: content to its target, its name to stdout, the rest to stderr."""
 
-    bay: Forebay
+    bay: Forebay | RemoteForebay
     target: Target
     as_json: bool
     quiet: bool

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from logging import Handler
 
     from forebay.bay import Forebay
+    from forebay.client.remote import RemoteForebay
 
 Data = Annotated[
     Path | None,
@@ -24,6 +25,16 @@ Data = Annotated[
         envvar="FOREBAY_DATA",
         show_default=False,
         help="The folder that holds everything; without it, your user data folder.",
+    ),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="FOREBAY_SERVER",
+        show_default=False,
+        help="A server, instead of a folder; FOREBAY_TOKEN is shown to it.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a line.")]
@@ -74,6 +85,36 @@ def open_existing(data: Path | None) -> Forebay:
     if data is not None and not data.is_dir():
         raise InvalidValue("--data", expected="a folder that `forebay get` has filled", got=str(data))
     return open_bay(data)
+
+
+def open_known(context: typer.Context, data: Path | None, server: str | None) -> Forebay | RemoteForebay:
+    """As `open_existing`, or the server that is meant."""
+    meant = server_meant(context, server)
+    return open_existing(data) if meant is None else open_server(meant)
+
+
+def open_server(url: str) -> RemoteForebay:
+    """The server at *url*, used as the environment says."""
+    from forebay.client.remote import RemoteForebay
+    from forebay.opening import open
+
+    show_warnings()
+    bay = open(url)
+    assert isinstance(bay, RemoteForebay)
+    return bay
+
+
+def server_meant(context: typer.Context, server: str | None) -> str | None:
+    """*server*, unless a folder is meant: what the command line says comes before what the environment says."""
+    given = {name for name in ("data", "server") if _is_given(context, name)}
+    if given == {"data", "server"}:
+        raise InvalidValue("--server", expected="it or --data, not both", got=server)
+    return None if "data" in given else server
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def parse_size(text: str, *, option: str) -> int:

@@ -7,14 +7,16 @@ from typing import Annotated
 import typer
 
 from forebay.cli import show
-from forebay.cli.options import Data, Json, Url, Version, open_existing
+from forebay.cli.options import Data, Json, Server, Url, Version, open_known
 
 
 def remove(
+    context: typer.Context,
     url: Url,
     version: Version = None,
     undo: Annotated[bool, typer.Option("--undo", help="Have back what was removed within the last day.")] = False,
     data: Data = None,
+    server: Server = None,
     as_json: Json = False,
 ) -> int:
     """Remove a URL with all its versions, or one version.
@@ -23,7 +25,7 @@ def remove(
 
     Example: forebay rm https://www.rfc-editor.org/rfc/rfc9110.txt
     """
-    with open_existing(data) as bay:
+    with open_known(context, data, server) as bay:
         changed = bay.undelete(url, version=version) if undo else bay.delete(url, version=version)
     if as_json:
         for response in changed:

@@ -14,6 +14,7 @@ from forebay.errors import (
     HashMismatch,
     InvalidUrl,
     OriginError,
+    RemoteError,
     StorageError,
 )
 
@@ -218,7 +219,8 @@ def complain_of_bug(error: Exception) -> None:
 
 def exit_code(error: ForebayError) -> int:
     """1 for what the caller has to change, 2 for what the origin or our storage did."""
-    return EXIT_OURS if isinstance(error, OriginError | StorageError) else EXIT_CALLER
+    remote = isinstance(error, RemoteError) and error.status >= 500
+    return EXIT_OURS if remote or isinstance(error, OriginError | StorageError) else EXIT_CALLER
 
 
 _RESUME = "what has arrived is kept: the same command goes on where this one stopped"

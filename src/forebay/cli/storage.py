@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from forebay.cli import show
-from forebay.cli.options import Data, Json, open_existing
+from forebay.cli.options import Data, Json, Server, open_known
 
 
 def gc(
+    context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go, and why.")] = False,
     data: Data = None,
+    server: Server = None,
     as_json: Json = False,
 ) -> int:
     """Drop what nothing needs any more, and say why.
@@ -24,7 +26,7 @@ def gc(
 
     Example: forebay gc --dry-run
     """
-    with open_existing(data) as bay:
+    with open_known(context, data, server) as bay:
         report = bay.gc(dry_run=dry_run)
     if as_json:
         show.emit_json({"dry_run": dry_run, **asdict(report)})
@@ -43,7 +45,7 @@ def gc(
     return show.EXIT_DONE
 
 
-def verify(data: Data = None, as_json: Json = False) -> int:
+def verify(context: typer.Context, data: Data = None, server: Server = None, as_json: Json = False) -> int:
     """Read every stored byte and compare it with its hash.
 
     What is damaged is named, never served again, and fetched anew when it is asked for; the exit code is then 2.
@@ -51,7 +53,8 @@ def verify(data: Data = None, as_json: Json = False) -> int:
     Example: forebay verify
     """
     with ExitStack() as stack:
-        bay = stack.enter_context(open_existing(data))
+        bay = open_known(context, data, server)
+        stack.callback(bay.close)
         progress = None
         if show.draws_bars():
             from forebay.cli.bars import CheckBar
@@ -81,18 +84,21 @@ def verify(data: Data = None, as_json: Json = False) -> int:
     return show.EXIT_OURS
 
 
-def du(data: Data = None, as_json: Json = False) -> int:
+def du(context: typer.Context, data: Data = None, server: Server = None, as_json: Json = False) -> int:
     """Show how much is kept, and what space it takes: equal content is stored once.
 
     Example: forebay du
     """
-    with open_existing(data) as bay:
-        folder, used = bay.folder, bay.usage()
+    from forebay.bay import Forebay
+
+    with open_known(context, data, server) as bay:
+        where = {"folder": str(bay.folder)} if isinstance(bay, Forebay) else {"server": bay.server}
+        used = bay.usage()
     if as_json:
-        show.emit_json({"folder": str(folder), **asdict(used)})
+        show.emit_json({**where, **asdict(used)})
         return show.EXIT_DONE
     show.emit_facts({
-        "folder": str(folder),
+        **where,
         "URLs": str(used.requests),
         "versions": f"{used.versions} ({used.pinned_versions} pinned, {used.deleted_versions} removed)",
         "content": f"{show.size_text(used.content_bytes)} in {used.contents} files",

@@ -7,16 +7,18 @@ from typing import Annotated
 import typer
 
 from forebay.cli import show
-from forebay.cli.options import Data, Json, Url, Version, open_existing, parse_span
+from forebay.cli.options import Data, Json, Server, Url, Version, open_known, parse_span
 from forebay.errors import InvalidValue
 
 
 def tag(
+    context: typer.Context,
     url: Url,
     name: Annotated[str, typer.Argument(metavar="TAG", show_default=False, help="2 to 64 of [A-Za-z0-9-_].")],
     version: Version = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
     data: Data = None,
+    server: Server = None,
     as_json: Json = False,
 ) -> int:
     """Name a version of a URL.
@@ -26,7 +28,7 @@ def tag(
 
     Example: forebay tag https://www.rfc-editor.org/rfc/rfc9110.txt published
     """
-    with open_existing(data) as bay:
+    with open_known(context, data, server) as bay:
         response = bay.tag(url, name, version=version, remove=remove)
     if as_json:
         show.emit_json(response.model_dump(mode="json"))
@@ -37,6 +39,7 @@ def tag(
 
 
 def pin(
+    context: typer.Context,
     url: Url,
     version: Version = None,
     span: Annotated[
@@ -45,6 +48,7 @@ def pin(
     ] = None,
     release: Annotated[bool, typer.Option("--release", help="Let it go.")] = False,
     data: Data = None,
+    server: Server = None,
     as_json: Json = False,
 ) -> int:
     """Hold a version of a URL against eviction.
@@ -56,7 +60,7 @@ def pin(
     if release and span is not None:
         raise InvalidValue("--for", expected="it or --release, not both", got=span)
     duration_sec = None if span is None else parse_span(span, option="--for")
-    with open_existing(data) as bay:
+    with open_known(context, data, server) as bay:
         response = bay.pin(url, version=version, value=not release, duration_sec=duration_sec)
     if as_json:
         show.emit_json(response.model_dump(mode="json"))

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from forebay.cli import show
-from forebay.cli.options import Data, Json, Url, Version, open_existing
+from forebay.cli.options import Data, Json, Server, Url, Version, open_known
 from forebay.errors import ForebayError
 
 if TYPE_CHECKING:
     from forebay.bay import Forebay
+    from forebay.client.remote import RemoteForebay
     from forebay.models import Request, Response
 
 
-def list_urls(data: Data = None, as_json: Json = False) -> int:
+def list_urls(context: typer.Context, data: Data = None, server: Server = None, as_json: Json = False) -> int:
     """List the URLs that are kept.
 
     Of each: size and age of the latest version, how many versions, how many of them pinned.
@@ -24,7 +25,7 @@ def list_urls(data: Data = None, as_json: Json = False) -> int:
     """
     from forebay.core.urls import show_url
 
-    with open_existing(data) as bay:
+    with open_known(context, data, server) as bay:
         every = ((request, bay.versions(request.id)) for request in bay.requests())
         # A URL that was removed is no longer kept, though it can still be had back.
         found = [(request, versions) for request, versions in every if versions]
@@ -65,8 +66,10 @@ def _line(request: Request, versions: list[Response]) -> dict[str, Any]:
 
 
 def log(
+    context: typer.Context,
     url: Url,
     data: Data = None,
+    server: Server = None,
     as_json: Json = False,
     deleted: Annotated[
         bool, typer.Option("--deleted", help="List those that `forebay rm --undo` can have back.")
@@ -78,7 +81,7 @@ def log(
 
     Example: forebay log https://www.rfc-editor.org/rfc/rfc9110.txt
     """
-    with open_existing(data) as bay:
+    with open_known(context, data, server) as bay:
         versions = bay.versions(url, deleted=deleted)
     if as_json:
         for version in versions:
@@ -124,6 +127,7 @@ def _error_text(version: Response) -> str | None:
 
 
 def show_version(
+    context: typer.Context,
     url: Url,
     version: Version = None,
     tag: Annotated[
@@ -131,13 +135,14 @@ def show_version(
         typer.Option("--tag", metavar="TAG", show_default=False, help="The newest version with this tag."),
     ] = None,
     data: Data = None,
+    server: Server = None,
     as_json: Json = False,
 ) -> int:
     """Show everything about one version of a URL.
 
     Example: forebay show https://www.rfc-editor.org/rfc/rfc9110.txt --tag published
     """
-    with open_existing(data) as bay:
+    with open_known(context, data, server) as bay:
         found = bay.find(url, version=version, tag=tag)
         path = _path(bay, found)
     if as_json:
@@ -147,11 +152,16 @@ def show_version(
     return show.EXIT_DONE
 
 
-def _path(bay: Forebay, version: Response) -> str | None:
+def _path(bay: Forebay | RemoteForebay, version: Response) -> str | None:
+    from forebay.bay import Forebay
+
     if version.content_attributes.sha256 is None:
         return None
     try:
-        return str(bay.path(version))
+        if isinstance(bay, Forebay):
+            return str(bay.path(version))
+        path = bay.cached(version)  # to be shown, it need not be transferred
+        return None if path is None else str(path)
     except ForebayError as error:
         show.warn(f"{error} [{error.code}]")
         return None
