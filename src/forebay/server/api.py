@@ -147,11 +147,8 @@ async def _on_http(incoming: fastapi.Request, error: Exception) -> fastapi.Respo
     assert isinstance(error, HTTPException)
     if error.status_code != 405:
         return _answer(*problem_of(UnknownPath()))
-    allowed = _allowed(incoming)
-    refused = MethodRefused(allowed=allowed)
-    answer = _answer(*problem_of(refused))
-    answer.headers["allow"] = ", ".join(allowed)
-    return answer
+    refused = MethodRefused(allowed=_allowed(incoming))
+    return _answer(*problem_of(refused), refused)
 
 
 def _allowed(incoming: fastapi.Request) -> tuple[str, ...]:

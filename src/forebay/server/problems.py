@@ -17,6 +17,7 @@ from forebay.errors import (
     DiskFull,
     ForebayError,
     InvalidValue,
+    MethodRefused,
     ScopeMissing,
     StorageError,
     TokenInvalid,
@@ -87,13 +88,16 @@ def problem_body(document: dict[str, Any]) -> bytes:
 
 def problem_fields(error: Exception | None = None) -> list[Field]:
     """The fields of a problem document but for its length; where a token or a scope is missing, with the
-    challenge (RFC 9110 section 11.6.1, RFC 6750 section 3, RFC 7617 section 2.1)."""
+    challenge (RFC 9110 section 11.6.1, RFC 6750 section 3, RFC 7617 section 2.1); of a method that is refused,
+    with those that are not (RFC 9110 section 15.5.6)."""
     fields = list(_PROBLEM_FIELDS)
     match error:
         case TokenMissing():
             fields.append((b"www-authenticate", _challenge("") + _BASIC))
         case TokenInvalid():
             fields.append((b"www-authenticate", _challenge(', error="invalid_token"') + _BASIC))
+        case MethodRefused(allowed=allowed):
+            fields.append((b"allow", ", ".join(allowed).encode("ascii")))
         case ScopeMissing():
             lacks = f', error="insufficient_scope", scope="{error.scope}"'
             fields.append((b"www-authenticate", _challenge(lacks)))

@@ -18,6 +18,7 @@ from forebay.errors import (
     ForebayError,
     HostRefused,
     InvalidValue,
+    MethodRefused,
     OriginError,
     ScopeMissing,
     StorageFailed,
@@ -149,8 +150,13 @@ def test_head_has_the_fields_alone() -> None:
 
 
 def test_more_fields() -> None:
-    """Such as Allow for a method that is not there."""
-    assert (b"allow", b"GET, HEAD") in sent(UnknownRequest("x"), fields=[(b"allow", b"GET, HEAD")])[1]
+    """Whatever else a client is to know."""
+    assert (b"retry-after", b"5") in sent(UnknownRequest("x"), fields=[(b"retry-after", b"5")])[1]
+
+
+def test_a_method_that_is_refused_is_told_which_are_not() -> None:
+    """RFC 9110 section 15.5.6: Allow is a MUST."""
+    assert dict(problem_fields(MethodRefused(allowed=("GET", "HEAD"))))[b"allow"] == b"GET, HEAD"
 
 
 @pytest.mark.parametrize(
