@@ -41,17 +41,39 @@ _TOUCHES_EVERY_S = 60.0
 _LOOK_EVERY_S = 0.005
 
 
-class Changes:
-    """The rings of one key, for one coroutine; a context manager."""
+class _Rings:
+    """The rings of one key, for all coroutines of this process that wait for one: a thousand readers of what lands
+    are woken by one call."""
 
     def __init__(self, wakeups: Wakeups, key: str) -> None:
-        loop, self._rung = asyncio.get_running_loop(), asyncio.Event()
+        self.waiting: set[asyncio.Event] = set()
+        self._loop = asyncio.get_running_loop()
+        self._is_told = False
+        self._watch = wakeups.watch(key, self._ring)
 
-        def wake() -> None:
+    def _ring(self) -> None:
+        """From the hub's thread."""
+        if not self._is_told:
+            self._is_told = True
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
-                loop.call_soon_threadsafe(self._rung.set)
+                self._loop.call_soon_threadsafe(self._wake)
 
-        self._watch = wakeups.watch(key, wake)
+    def _wake(self) -> None:
+        self._is_told = False  # before they are woken: a ring from now on counts anew
+        for rung in self.waiting:
+            rung.set()
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+class Changes:
+    """The rings of one key, for one coroutine; a context manager. Made by `Basin.watching`."""
+
+    def __init__(self, rings: _Rings, close: Callable[[], None]) -> None:
+        self._rings, self._close = rings, close
+        self._rung = asyncio.Event()
+        rings.waiting.add(self._rung)
 
     async def wait(self, timeout_s: float = LOOK_AGAIN_S) -> None:
         """Return at the next ring, or at one that came since the last `wait`; at the latest after *timeout_s*."""
@@ -70,7 +92,9 @@ class Changes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._watch.close()
+        self._rings.waiting.discard(self._rung)
+        if not self._rings.waiting:
+            self._close()
 
 
 class Basin:
@@ -79,9 +103,10 @@ class Basin:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.bay = Forebay(settings)
-        self.wakeups = Wakeups(self.bay.folder / "wakeups")
+        self.wakeups = self.bay.wakeups
         self.now = unix_now
         self._pool = ThreadPoolExecutor(_THREADS, "forebay-catalog")
+        self._rings: dict[str, _Rings] = {}
         self._looks: dict[str, tuple[asyncio.Task[Standing], asyncio.Event]] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._gathered: tuple[Callable[[], None], ...] = ()
@@ -97,7 +122,6 @@ class Basin:
             self._keeper.cancel()
             await self._write_gathered()
         await self.run(self.bay.close)
-        self.wakeups.close()
         self._pool.shutdown()
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -106,7 +130,13 @@ class Basin:
 
     def watching(self, key: str) -> Changes:
         """What happens to a Request, by its id, from now on."""
-        return Changes(self.wakeups, key)
+        rings = self._rings.get(key)
+        if rings is None:
+            rings = self._rings[key] = _Rings(self.wakeups, key)
+        return Changes(rings, partial(self._watch_no_more, key))
+
+    def _watch_no_more(self, key: str) -> None:
+        self._rings.pop(key).close()
 
     async def _keep(self) -> None:
         while True:
