@@ -359,7 +359,7 @@ class PortTaken(RequestError):
 # Of the cases of `OriginError`; and of other failures as another process wrote them down, by code and sentence.
 _STATUS_OF = {
     "origin_stalled": 504, "origin_deadline": 504, "origin_unreachable": 504,
-    "origin_refused": 403, "disk_full": 507, "storage_failed": 500, "storage_error": 500,
+    "origin_refused": 403, "disk_full": 507, "storage_failed": 500, "storage_error": 500, "content_rotten": 500,
 }  # fmt: skip
 
 

@@ -6,27 +6,33 @@ Answers to whoever asks for a version in the usual way are kept ready (`forebay.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import secrets
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from forebay.bay import extension_for
 from forebay.catalog.reader import Deliverable, VersionReader
-from forebay.content.following import Following, Followings
+from forebay.content.following import Following
 from forebay.core.delivery import Answer, AwaitSize, Content, Pairs, plan
 from forebay.core.exchange import Representation
 from forebay.core.fields import Fields, format_links
 from forebay.core.filenames import choose_filename
+from forebay.core.targets import target_of
+from forebay.core.urls import show_url
 from forebay.errors import (
     ContentRotten,
+    InvalidValue,
     MethodRefused,
     OriginError,
     PreconditionFailed,
     RangeNotSatisfiable,
+    UnknownRequest,
     UnknownVersion,
 )
-from forebay.fetch.transfer import told, total_of
+from forebay.fetch.transfer import told
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
@@ -41,6 +47,9 @@ _SPECIAL = frozenset(
         b"want-repr-digest",
     }
 )  # fmt: skip
+UNDER_WAY = ("wait", "in_progress")
+"""The statuses of a version that is being fetched."""
+
 _READ_THREADS = 4
 _YEAR_S = 31_536_000
 
@@ -53,7 +62,6 @@ class Delivery:
         self._reader = VersionReader(basin.bay.folder / "catalog.sqlite")
         self._pool = ThreadPoolExecutor(_READ_THREADS, "forebay-read")
         self._outflow = Outflow()
-        self._followings = Followings(basin.bay.partials, total_of=total_of)
         self._bodies = SmallBodies()
         self._usual: UntilCommit[tuple[str, str], _Usual] = self.until_commit()
 
@@ -68,28 +76,53 @@ class Delivery:
         self, scope: Scope, receive: Receive, send: Send, *, granted: Granted, request_id: str, version: str
     ) -> None:
         """Answer a GET or HEAD of one version's content; of one that is being fetched, from its first byte."""
-        if await self._send_usual(scope, send, granted, (request_id, version)):
+        key = (request_id, version)
+        if await self._send_usual(scope, send, granted, key):
             return
         if scope["method"] not in ("GET", "HEAD"):
             raise MethodRefused(allowed=("GET", "HEAD"))
         moment = self._usual.moment
-        found = self._find(request_id, version, granted)
-        if found.status == "duplicate" and found.previous_version is not None:
-            # The version that it equals stays, it goes: so clients keep what they have.
-            found = self._reader.version(request_id, found.previous_version) or found
-        if found.status in ("wait", "in_progress"):
-            await self._landing(scope, receive, send, found, granted)
-            return
-        answer = await self._finished(scope, receive, send, found, granted)
+        with Reader(receive) as reader:
+            found = await self._find(request_id, version, granted)
+            if found.status in UNDER_WAY:
+                if await self._landing(scope, send, reader, found):
+                    return
+                found = await self._find(request_id, version, granted)
+            if found.content_sha256 is None or found.status not in ("ready", "duplicate"):
+                raise OriginError(found.error_code or "origin_error", found.error or "the fetch failed")
+            answer = await self.stored(scope, send, reader, found, extra=_of_version(found, granted))
         if answer.status == 200 and _is_usual(scope):
-            self._usual.keep((request_id, version), _Usual(found, _start(answer)), moment=moment)
+            self._usual.keep(key, _Usual(found, _start(answer)), moment=moment)
 
-    async def _finished(
-        self, scope: Scope, receive: Receive, send: Send, found: Deliverable, granted: Granted
-    ) -> Answer:
-        if found.content_sha256 is None or found.status not in ("ready", "duplicate"):
-            raise OriginError(found.error_code or "origin_error", found.error or "the fetch failed")
-        return await self.stored(scope, receive, send, found, extra=_of_version(found, granted))
+    async def _find(self, request_id: str, version: str, granted: Granted) -> Deliverable:
+        """The version of that name; in place of a duplicate, or of one that was begun and then found to be no news,
+        the one that it equals: that stays, and clients keep what they have."""
+        found = self._reader.version(request_id, version)
+        if found is None:
+            equal = await self.basin.run(self._confirmed, request_id, version, granted)
+            found = self._reader.version(request_id, equal)
+            if found is None:
+                raise UnknownVersion(f"request {request_id}", wanted=f"version {version} any more")
+            return found
+        if not granted.sees(found.group_name):
+            raise UnknownRequest(f"request {request_id}")
+        if found.status == "duplicate" and found.previous_version is not None:
+            other = self._reader.version(request_id, found.previous_version)
+            # Its neighbour may be another by now: the one that it equals can be removed.
+            if other is not None and other.content_sha256 == found.content_sha256:
+                return other
+        return found
+
+    def _confirmed(self, request_id: str, version: str, granted: Granted) -> str:
+        """The version that one without a row was found to equal. Blocks."""
+        catalog, now = self.basin.bay.catalog, self.basin.now()
+        request = catalog.request(request_id, now=now).request
+        if not granted.sees(request.group_name):
+            raise UnknownRequest(f"request {request_id}")
+        confirmed = catalog.confirmed_as(request_id, version, now=now)
+        if confirmed is None or confirmed.previous_version is None:
+            raise UnknownVersion(show_url(request.url), wanted=f"version {version}")
+        return confirmed.previous_version
 
     def until_commit(self) -> UntilCommit[K, V]:
         """A place for what holds until the catalog changes."""
@@ -103,33 +136,22 @@ class Delivery:
         """The newest version, whatever its status."""
         return self._reader.newest(request_id)
 
-    def _find(self, request_id: str, version: str, granted: Granted) -> Deliverable:
-        found = self._reader.version(request_id, version)
-        if found is None or not granted.sees(found.group_name):
-            raise UnknownVersion(f"request {request_id}", wanted=f"version {version}")
-        return found
-
     # --- what is stored --------------------------------------------------------------------------------
 
-    async def stored(
-        self, scope: Scope, receive: Receive, send: Send, found: Deliverable, *, extra: Pairs
-    ) -> Answer:
-        """Deliver a version that is whole; what the answer was."""
+    async def stored(self, scope: Scope, send: Send, reader: Reader, found: Deliverable, *, extra: Pairs) -> Answer:
+        """Deliver a version that is whole; what the answer was. Raises `ContentRotten` before anything is sent."""
         content = _content(found, extra)
         answer = self._plan(scope, content)
         assert isinstance(answer, Answer)  # its size is known
         self.basin.bay.note_used(found.id, found.request_id)
-        if answer.status in (412, 416) and scope["method"] == "GET":
-            await _send_refusal(send, answer)
-        elif not answer.body:
-            await _send_whole(send, answer, b"")
-        elif answer.status == 200 and found.size_bytes is not None and found.size_bytes <= SMALL_BYTES:
+        if await _send_without_content(scope, send, answer):
+            return answer
+        if answer.status == 200 and content.size_bytes is not None and content.size_bytes <= SMALL_BYTES:
             await _send_whole(send, answer, await self._small(found))
         else:
-            with await self._open(found) as file, Reader(receive) as reader:
+            with await self._open(found) as file:
                 await send(_start(answer))
-                source = StoredSource(file.fileno(), self._pool)
-                await self._outflow.send(send, reader, answer.body, source)
+                await self._outflow.send(send, reader, answer.body, StoredSource(file.fileno(), self._pool))
         return answer
 
     def _plan(self, scope: Scope, content: Content) -> Answer | AwaitSize:
@@ -143,24 +165,31 @@ class Delivery:
         )
 
     async def _small(self, found: Deliverable) -> bytes:
+        """A small content, verified when it is read: it may be kept for ever, and what replaces a damaged file has
+        the same name."""
         sha256, size = found.content_sha256 or "", found.size_bytes or 0
         body = self._bodies.get(sha256)
         if body is None:
             with await self._open(found) as file:
                 body = await StoredSource(file.fileno(), self._pool).read(0, size)
-            if len(body) != size:
-                raise ContentRotten(sha256, found=f"{len(body)} bytes instead of {size}")
+            got = hashlib.sha256(body).hexdigest()
+            if got != sha256:
+                raise await self._rotten(ContentRotten(sha256, found=f"its bytes hash to {got}"))
             self._bodies.keep(sha256, body)
         return body
 
     async def _open(self, found: Deliverable) -> BinaryIO:
         sha256, size = found.content_sha256 or "", found.size_bytes or 0
-        bay = self.basin.bay
         try:
-            return bay.store.open(sha256, size_bytes=size)
+            return self.basin.bay.store.open(sha256, size_bytes=size)
         except ContentRotten as error:
-            await self.basin.run(bay.catalog.mark_rotten, sha256, found=str(error), now=self.basin.now())
-            raise
+            raise await self._rotten(error) from None
+
+    async def _rotten(self, error: ContentRotten) -> ContentRotten:
+        """*error*, once everybody knows of it."""
+        catalog, now = self.basin.bay.catalog, self.basin.now()
+        await self.basin.run(catalog.mark_rotten, error.sha256, found=str(error), now=now)
+        return error
 
     async def _send_usual(self, scope: Scope, send: Send, granted: Granted, key: tuple[str, str]) -> bool:
         """Answer as the last one who asked for *key* in the usual way was answered; False: not known."""
@@ -177,53 +206,51 @@ class Delivery:
 
     # --- what is still landing -------------------------------------------------------------------------
 
-    async def _landing(
-        self, scope: Scope, receive: Receive, send: Send, found: Deliverable, granted: Granted
-    ) -> None:
-        """Follow a version under way; wait for its head, or for its end if that is asked for."""
-        verified = b"forebay-verified=1" in scope["query_string"].split(b"&")
-        with self.basin.watching(found.request_id) as changes, Reader(receive) as reader:
-            while found.status in ("wait", "in_progress"):
-                extra = _of_version(found, granted)
-                if not verified and await self.landing(scope, send, reader, changes, found, extra=extra):
-                    return
-                await changes.wait()
+    async def _landing(self, scope: Scope, send: Send, reader: Reader, found: Deliverable) -> bool:
+        """Follow a version under way; False, and nothing is sent, when it has ended before that could begin."""
+        verified = wants_end(target_of(b"", scope["query_string"]).own)
+        request_id, version = found.request_id, found.version
+        with self.basin.watching(request_id) as changes:
+            while True:
+                # After the watch began: whatever comes later rings.
+                now = self._reader.version(request_id, version)
+                if now is None or now.status not in UNDER_WAY:
+                    return False
+                if not verified and await self.landing(scope, send, reader, changes, now, extra=_of_landing(now)):
+                    return True
                 reader.check()
-                # Whoever fetches it may be gone: then somebody else is asked.
-                await self.basin.look(found.request_id)
-                found = self._find(found.request_id, found.version, granted)
-        await self._finished(scope, receive, send, found, granted)
+                await changes.wait()
+                await self._see_to_it(request_id, version)
+
+    async def _see_to_it(self, request_id: str, version: str) -> None:
+        """Have a version fetched to its end whose fetch was cut off: by a kill, or because nobody waited for it."""
+        standing = await self.basin.look(request_id)
+        if standing.asked or standing.busy is not None:
+            return
+        found = self._reader.version(request_id, version)  # it may just have ended
+        if found is not None and found.status in UNDER_WAY:
+            await self.basin.run(self.basin.ask, request_id)
 
     async def landing(
         self, scope: Scope, send: Send, reader: Reader, changes: Changes, found: Deliverable, *, extra: Pairs
     ) -> bool:
         """Deliver what lands of *found*, from its first byte; False, and nothing is sent, while there is nothing
         to follow, or when only its end tells how long it is and the reader must know that."""
-        following = self._follow(found.request_id)
+        following = self.basin.bay.follow(found.request_id)
         if following is None:
             return False
         with contextlib.closing(following):
             said = told(following.known.meta)
             if said.version != found.version:
                 return False  # that one has ended; this is the next
-            content = _growing(following, found, said.representation or Representation(), extra)
-            answer = self._plan(scope, content)
+            answer = self._plan(scope, _growing(following, found, said.representation or Representation(), extra))
             if isinstance(answer, AwaitSize):
                 return False
-            source = LandingSource(following, changes.wait, reader)
-            await send(_start(answer))
-            if answer.body:
+            if not await _send_without_content(scope, send, answer):
+                await send(_start(answer))
+                source = LandingSource(following, changes.wait, reader)
                 await self._outflow.send(send, reader, answer.body, source)
-            else:
-                await send(_end(b""))
             return True
-
-    def _follow(self, request_id: str) -> Following | None:
-        return self._followings.follow(request_id, live=self._is_live)
-
-    def _is_live(self, meta: bytes) -> bool:
-        writer = told(meta).owner
-        return writer is not None and self.basin.bay.owner.is_alive(writer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +270,10 @@ def _is_usual(scope: Scope) -> bool:
 
 
 def _start(answer: Answer, *more: Field) -> dict[str, object]:
-    pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.fields]
-    names = {name for name, _ in pairs}
-    pairs += [field for field in SECURITY_FIELDS if field[0] not in names]
-    return {"type": "http.response.start", "status": answer.status, "headers": [*pairs, *more]}
+    fields = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in answer.fields}
+    for name, field in (*more, *SECURITY_FIELDS):
+        fields.setdefault(name, field)
+    return {"type": "http.response.start", "status": answer.status, "headers": list(fields.items())}
 
 
 def _end(body: bytes) -> dict[str, object]:
@@ -258,14 +285,18 @@ async def _send_whole(send: Send, answer: Answer, body: bytes) -> None:
     await send(_end(body))
 
 
-async def _send_refusal(send: Send, answer: Answer) -> None:
-    """A 412 or 416, with a problem document that says why."""
-    _, document = problem_of(PreconditionFailed() if answer.status == 412 else RangeNotSatisfiable())
-    body = problem_body(document)
-    known = {name.lower() for name, _ in answer.fields}
-    more = [field for field in problem_fields() if field[0].decode() not in known]
-    await send(_start(answer, *more, (b"content-length", b"%d" % len(body))))
-    await send(_end(body))
+async def _send_without_content(scope: Scope, send: Send, answer: Answer) -> bool:
+    """Send an answer with nothing of the content in it: to HEAD, a 304, a refusal. False: there is some to send."""
+    if answer.body:
+        return False
+    if answer.status in (412, 416):
+        _, document = problem_of(PreconditionFailed() if answer.status == 412 else RangeNotSatisfiable())
+        body = problem_body(document)
+        await send(_start(answer, *problem_fields(), (b"content-length", b"%d" % len(body))))
+        await send(_end(body if scope["method"] == "GET" else b""))
+    else:
+        await _send_whole(send, answer, b"")
+    return True
 
 
 def _content(found: Deliverable, extra: Pairs) -> Content:
@@ -306,6 +337,19 @@ def _of_version(found: Deliverable, granted: Granted) -> Pairs:
     """Fields of a version's own place: it never changes. With tokens, what one may read is nobody else's."""
     who = "public" if granted.owner is None else "private"
     return ("Cache-Control", f"{who}, max-age={_YEAR_S}, immutable"), *version_links(found)
+
+
+def _of_landing(found: Deliverable) -> Pairs:
+    """The same while it lands. The fetch may start over: then what a cache has of it is void, so it must ask."""
+    return ("Cache-Control", "no-cache"), *version_links(found)
+
+
+def wants_end(own: Mapping[str, str]) -> bool:
+    """Whether ``forebay-verified`` says that a content is wanted only when all of it is there and verified."""
+    value = own.get("verified", "0")
+    if value not in ("0", "1"):
+        raise InvalidValue("forebay-verified", expected="0 or 1", got=value)
+    return value == "1"
 
 
 def version_links(found: Deliverable) -> Pairs:

@@ -17,13 +17,13 @@ from forebay.catalog.reader import Deliverable
 from forebay.core.delivery import Pairs
 from forebay.core.fields import Forward, format_age, format_cache_status
 from forebay.core.targets import Target, target_of
-from forebay.errors import InvalidUrl, InvalidValue, MethodRefused, UnknownVersion
+from forebay.errors import ContentRotten, InvalidUrl, InvalidValue, MethodRefused, UnknownVersion
 from forebay.models import RequestSpec, check_tag, invalid_from
 from forebay.reports import Fetched
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
-from forebay.server.deliver import Delivery, content_path, version_links
+from forebay.server.deliver import UNDER_WAY, Delivery, content_path, version_links, wants_end
 from forebay.server.hot import UntilCommit
 from forebay.server.pieces import Reader
 from forebay.server.problems import Send
@@ -45,19 +45,14 @@ class Door:
         if scope["method"] not in ("GET", "HEAD"):
             raise MethodRefused(allowed=("GET", "HEAD"))
         key = (scope["raw_path"], scope["query_string"], granted.group)
-        fresh = self._fresh.get(key)
-        now = self._basin.now()
-        if fresh is not None and now < fresh.until:
-            extra = (*_hit(fresh.until - now, now - fresh.made_at), *_common(fresh.found))
-            await self._delivery.stored(scope, receive, send, fresh.found, extra=extra)
-            return
-        moment = self._fresh.moment
-        target = _target(scope)
-        wish = _wish(target, granted)
-        verified = target.own.get("verified", "") not in ("", "0")
         with Reader(receive) as reader:
-            visit = _Visit(self._basin, self._delivery, scope, receive, send, reader)
-            fresh = await visit.pay(wish, verified=verified)
+            visit = _Visit(self._basin, self._delivery, scope, send, reader)
+            fresh = self._fresh.get(key)
+            if fresh is not None and await visit.serve_fresh(fresh):
+                return
+            moment = self._fresh.moment
+            target = _target(scope)
+            fresh = await visit.pay(_wish(target, granted), verified=wants_end(target.own))
         if fresh is not None:
             self._fresh.keep(key, fresh, moment=moment)
 
@@ -78,14 +73,30 @@ class _Fresh:
 class _Visit:
     """One message at the door."""
 
-    def __init__(
-        self, basin: Basin, delivery: Delivery, scope: Scope, receive: Receive, send: Send, reader: Reader
-    ) -> None:
+    def __init__(self, basin: Basin, delivery: Delivery, scope: Scope, send: Send, reader: Reader) -> None:
         self._basin, self._delivery = basin, delivery
-        self._scope, self._receive, self._send, self._reader = scope, receive, send, reader
+        self._scope, self._send, self._reader = scope, send, reader
+
+    async def serve_fresh(self, fresh: _Fresh) -> bool:
+        """Answer with what another one has found; False: it is not to be had any more."""
+        now = self._basin.now()
+        if now >= fresh.until:
+            return False
+        extra = (*_hit(fresh.until - now, now - fresh.made_at), *_common(fresh.found))
+        try:
+            await self._delivery.stored(self._scope, self._send, self._reader, fresh.found, extra=extra)
+        except ContentRotten:
+            return False
+        return True
 
     async def pay(self, wish: Wish, *, verified: bool) -> _Fresh | None:
         """Answer; what the next one who asks the same may have at once."""
+        try:
+            return await self._pay(wish, verified=verified)
+        except ContentRotten:  # it was found when it was read; by now everybody knows, and it is fetched anew
+            return await self._pay(wish, verified=verified)
+
+    async def _pay(self, wish: Wish, *, verified: bool) -> _Fresh | None:
         if wish.version is not None or wish.tag is not None:
             return await self._serve(wish, await self._basin.fetch(wish), before=None)
         before = await self._basin.run(self._basin.register, wish)
@@ -96,23 +107,32 @@ class _Visit:
         """What came of *wish*; None when it went out while it landed."""
         request_id = before.request.id
         with self._basin.watching(request_id) as changes:
-            fetching = asyncio.create_task(self._basin.fetch(wish))
+            # Only then: what lands for somebody else may be beside a version that is fresh.
+            asked = asyncio.Event()
+
+            def have_asked() -> None:
+                asked.set()
+                changes.wake()
+
+            fetching = asyncio.create_task(self._basin.fetch(wish, on_asked=have_asked))
             fetching.add_done_callback(lambda _: changes.wake())
             try:
                 while not fetching.done():
-                    if not verified and await self._follow(request_id, before, changes):
+                    if not verified and asked.is_set() and await self._follow(request_id, before, changes):
                         return None
-                    await changes.wait()
                     self._reader.check()
+                    await changes.wait()
                 return fetching.result()
             finally:
                 # Whoever goes leaves the fetch to the worker.
                 fetching.cancel()
                 await asyncio.wait([fetching])
+                if not fetching.cancelled():
+                    fetching.exception()  # of no interest to who has gone
 
     async def _follow(self, request_id: str, before: Registered, changes: Changes) -> bool:
         found = self._delivery.newest(request_id)
-        if found is None or found.status not in ("wait", "in_progress"):
+        if found is None or found.status not in UNDER_WAY:
             return False
         extra = (("Cache-Status", format_cache_status(_forwarded(before))), *_common(found))
         return await self._delivery.landing(self._scope, self._send, self._reader, changes, found, extra=extra)
@@ -131,7 +151,7 @@ class _Visit:
             made_at = max(made_at, confirmed_at)
         now = self._basin.now()
         extra = (*_how(fetched, before, until - now, now - made_at), *_common(found))
-        await self._delivery.stored(self._scope, self._receive, self._send, found, extra=extra)
+        await self._delivery.stored(self._scope, self._send, self._reader, found, extra=extra)
         return _Fresh(found, until, made_at) if fetched.how == "stored" and before is not None else None
 
     def _freshness(self, wish: Wish, before: Registered) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from concurrent.futures import Executor
 from types import TracebackType
 from typing import Protocol, Self
@@ -74,8 +74,8 @@ class LandingSource:
             data = self._following.read(offset, size)
             if data or self._following.at_end(offset):
                 return data
-            await self._wait()
             self._reader.check()
+            await self._wait()
 
 
 class Reader:
@@ -84,24 +84,28 @@ class Reader:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
+        self._gone: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
-        self._gone = asyncio.create_task(self._disconnected())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._gone.cancel()
+        if self._gone is not None:
+            self._gone.cancel()
+
+    def check(self) -> None:
+        """Raise `Disconnected` when nobody reads any more. Whoever is answered at once is not watched: the first
+        call begins that."""
+        if self._gone is None:
+            self._gone = asyncio.create_task(self._disconnected())
+        elif self._gone.done():
+            raise Disconnected
 
     async def _disconnected(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-    def check(self) -> None:
-        """Raise `Disconnected` when nobody reads any more."""
-        if self._gone.done():
-            raise Disconnected
 
 
 class Outflow:
@@ -115,10 +119,11 @@ class Outflow:
         never a short success: the server breaks off whoever returns without the last event."""
         self._readers += 1
         try:
-            async for data in self._pieces(body, source):
-                async with asyncio.timeout(STALL_S):
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-                reader.check()
+            async with contextlib.aclosing(self._pieces(body, source)) as pieces:
+                async for data in pieces:
+                    reader.check()
+                    async with asyncio.timeout(STALL_S):
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except Disconnected:
             pass
@@ -129,7 +134,7 @@ class Outflow:
         finally:
             self._readers -= 1
 
-    async def _pieces(self, body: Iterable[Piece], source: Source) -> AsyncIterator[bytes]:
+    async def _pieces(self, body: Iterable[Piece], source: Source) -> AsyncGenerator[bytes, None]:
         for piece in body:
             if isinstance(piece, bytes):
                 yield piece
