@@ -270,17 +270,26 @@ class Served:
         self.process.wait()
 
 
-def _start_server(options: Sequence[str], *, place: Path, env: dict[str, str], port: int, stderr: Path) -> Served:
+def _start_server(
+    options: Sequence[str],
+    *,
+    place: Path,
+    env: dict[str, str],
+    port: int,
+    stderr: Path,
+    under: Sequence[str] = (),
+) -> Served:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}
     quick = {"FOREBAY_BACKOFF_BASE_S": "0.01", "FOREBAY_ALLOW_PRIVATE": "true", "FOREBAY_WORKERS": "1"}
     argv = [sys.executable, "-m", "forebay", "serve", "--port", str(port), "--data", str(place), *options]
-    return Served(argv, env=clean | quick | env, stderr=stderr, folder=place)
+    return Served([*under, *argv], env=clean | quick | env, stderr=stderr, folder=place)
 
 
 @pytest.fixture
 def serve(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
-    """``serve(*options, folder="served", env=None, port=0, wait=True)``: a `Served`, started and ready, that may
-    fetch from loopback and is impatient between attempts. None outlives the test."""
+    """``serve(*options, folder="served", env=None, port=0, under=(), wait=True)``: a `Served`, started and ready,
+    that may fetch from loopback and is impatient between attempts; as an argument of the command *under* if given.
+    None outlives the test."""
     logs = tmp_path_factory.mktemp("served")
     running: list[Served] = []
 
@@ -289,10 +298,11 @@ def serve(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         folder: str | Path = "served",
         env: dict[str, str] | None = None,
         port: int = 0,
+        under: Sequence[str] = (),
         wait: bool = True,
     ) -> Served:
         place, log = tmp_path / folder, logs / f"{len(running)}.err"
-        served = _start_server(options, place=place, env=env or {}, port=port, stderr=log)
+        served = _start_server(options, place=place, env=env or {}, port=port, stderr=log, under=under)
         running.append(served)
         return served.wait() if wait else served
 
