@@ -135,7 +135,8 @@ class Settings(BaseSettings):
         )
 
 
-def _default_workers() -> int:
+def default_workers() -> int:
+    """How many processes a server answers with when nothing else is said."""
     # The fetch worker and the kernel's network work want some of a core, too.
     return min(4, os.cpu_count() or 1)
 
@@ -153,7 +154,7 @@ class ServerSettings(Settings):
     allow_private: bool = Field(default=False, description="Fetch from loopback and private networks.")
     host: str = Field(default="127.0.0.1", min_length=1, description="The address to listen on.")
     port: int = Field(default=8008, ge=0, le=65535, description="The port to listen on; 0: any that is free.")
-    workers: int = Field(default_factory=_default_workers, ge=1, le=256, description="API processes.")
+    workers: int = Field(default_factory=default_workers, ge=1, le=256, description="API processes.")
     tls_cert: Path | None = Field(default=None, description="A certificate with its chain (PEM): HTTPS.")
     tls_key: Path | None = Field(default=None, description="The certificate's key (PEM).")
     allow_hosts: Annotated[tuple[str, ...], NoDecode] = Field(

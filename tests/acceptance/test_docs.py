@@ -19,11 +19,14 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import typer
@@ -33,10 +36,12 @@ from pydantic_core import PydanticUndefined
 
 import forebay
 import origin as origin_module
-from forebay import errors, models
+from forebay import Forebay, errors, models
 from forebay.cli import app
 from forebay.cli.show import exit_code
-from forebay.settings import Settings, default_data
+from forebay.server.api import document_of, make_api
+from forebay.server.basin import Basin
+from forebay.settings import ServerSettings, Settings, default_data, default_workers
 from origin import Exchange, Origin, Resource, Status
 
 ROOT = Path(__file__).parents[2]
@@ -131,19 +136,28 @@ class Folder:
 class Reader:
     """Does in *folder* what a reader of a page would do, with *origin* in place of every origin."""
 
-    def __init__(self, page: Path, origin: Origin, folder: Path, env: dict[str, str]) -> None:
+    def __init__(
+        self, page: Path, origin: Origin, folder: Path, env: dict[str, str], serve: Callable[..., Served]
+    ) -> None:
         self.page, self.origin, self.folder, self.env = page, origin, folder, env
+        self._serve, self._server = serve, SERVER
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.hidden: dict[str, Any] = {
             **vars(origin_module), "origin": origin, "serve_folder": self._serve_folder,
+            "start_server": self._start_server,
         }  # fmt: skip
         self.code = 0
 
     def _serve_folder(self, name: str) -> None:
         self.origin.serve("*", Folder(self.folder / name))
 
+    def _start_server(self, *options: str) -> None:
+        """What a reader has started before, at the address that pages name."""
+        self._server = self._serve(*options).url
+
     def here(self, text: str) -> str:
-        """*text* with the local origin in place of the one that it names."""
+        """*text* with the local origin in place of the one that it names, and with the server's address."""
+        text = text.replace(SERVER, self._server)
         for base in BASES:
             text = text.replace(base, self.origin.url(""))
         return text
@@ -241,7 +255,9 @@ def pattern_of(shown: str) -> re.Pattern[str]:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Reader]:
+def reader(
+    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Served]
+) -> Callable[[Path], Reader]:
     """``reader(page)``: a `Reader` with a home, a working folder and a `forebay` of its own."""
     for name in ("home", "bin", "work"):
         (tmp_path / name).mkdir()
@@ -258,7 +274,7 @@ def reader(tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> C
     for name, value in (("TERM", "dumb"), ("COLUMNS", "240"), ("LINES", "40"), ("LC_ALL", "C.UTF-8")):
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path / "work")
-    return lambda page: Reader(page, origin, tmp_path / "work", dict(os.environ))
+    return lambda page: Reader(page, origin, tmp_path / "work", dict(os.environ), serve)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(map(_runs, steps_of(page)))], ids=_name)
@@ -297,9 +313,13 @@ def _number(value: object) -> str:
     return f"{value:,.10g}".replace(",", "") if isinstance(value, float) else str(value)
 
 
+# What a default is that the machine decides.
+_MADE = {default_data: "your user data folder", default_workers: "one a core, 4 at most"}
+
+
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
-        return "your user data folder"
+        return _MADE[field.default_factory]
     if field.default is None or field.default == ():
         return "none"
     if isinstance(field.default, bool):
@@ -317,11 +337,16 @@ def _bounds(field: FieldInfo) -> str:
     return ", ".join(f"{words[name]} {_number(value)}" for name, value in found.items()) or "-"
 
 
-def settings_table() -> str:
-    """Every setting with its variable, default, bounds and meaning."""
+def settings_table(kind: type[Settings], *, beside: type[Settings] | None = None) -> str:
+    """Every setting of *kind* with its variable, default, bounds and meaning; only what differs from *beside*."""
+    fields = {
+        name: field
+        for name, field in kind.model_fields.items()
+        if beside is None or name not in beside.model_fields or field.default != beside.model_fields[name].default
+    }
     rows = [
         (f"`{name}`", f"`FOREBAY_{name.upper()}`", _default(field), _bounds(field), _cell(field.description or ""))
-        for name, field in Settings.model_fields.items()
+        for name, field in fields.items()
     ]
     return _table(("Setting", "Variable", "Default", "Allowed", "Meaning"), rows)
 
@@ -380,6 +405,19 @@ def command_tables() -> dict[str, str]:
         parts = {f"{name} {verb}": part for verb, part in getattr(command, "commands", {}).items()}
         found |= {path: _command_text(part, f"forebay {path}") for path, part in (parts or {name: command}).items()}
     return found
+
+
+@cache
+def rest_tables() -> dict[str, str]:
+    """The routes of the REST API, by tag."""
+    with tempfile.TemporaryDirectory() as folder, Forebay(ServerSettings(data=Path(folder))) as bay:
+        document = document_of(make_api(cast(Basin, SimpleNamespace(bay=bay))))
+    rows: dict[str, list[tuple[str, str]]] = {}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            meaning = _escaped(" ".join(operation["description"].split()))
+            rows.setdefault(operation["tags"][0], []).append((f"`{method.upper()} {path}`", _cell(meaning)))
+    return {tag: _table(("Request", "Meaning"), found) for tag, found in rows.items()}
 
 
 def _error_classes() -> list[type[errors.ForebayError]]:
@@ -445,7 +483,10 @@ def errors_table() -> str:
 def _derived() -> dict[str, tuple[Path, str]]:
     """What stands between ``<!-- derived: NAME -->`` and ``<!-- end -->``: its page and its text."""
     reference = DOCS / "reference"
-    found = {"settings": (reference / "settings.md", settings_table())}
+    found = {"settings": (reference / "settings.md", settings_table(Settings))}
+    found["settings of a server"] = (reference / "settings.md", settings_table(ServerSettings, beside=Settings))
+    for tag, text in rest_tables().items():
+        found[f"rest {tag}"] = (reference / "rest.md", text)
     found["errors"] = (reference / "errors.md", errors_table())
     for name, text in command_tables().items():
         found[f"cli {name}"] = (reference / "cli.md", text)
