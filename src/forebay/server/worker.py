@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from forebay.bay import Forebay
-from forebay.content.wakeups import Wakeups
 from forebay.errors import ForebayError
 from forebay.settings import Settings
 
@@ -27,11 +26,11 @@ _LOOK_FOR_THE_DEAD_S = 30.0
 def work(settings: Settings, *, wait: Callable[[float], bool]) -> None:
     """Fetch what is due and what is asked for, until *wait* (for so many seconds) says that it is enough. Then
     what runs is suspended, to be resumed by whoever comes next."""
-    with Forebay(settings) as bay, contextlib.closing(Wakeups(bay.folder / "wakeups")) as wakeups:
+    with Forebay(settings) as bay:
         bay.take_over_from_the_dead()
-        wakeups.sweep()
+        bay.wakeups.sweep()
         scheduler = bay.scheduler()
-        watch = wakeups.watch(WORKER_KEY, scheduler.poke)  # before the first look: no ask falls between
+        watch = bay.wakeups.watch(WORKER_KEY, scheduler.poke)  # before the first look: no ask falls between
         with _registered(bay):
             scheduler.start()
             while not wait(_LOOK_FOR_THE_DEAD_S):
