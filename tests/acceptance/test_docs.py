@@ -49,6 +49,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 # What readers see as the origin. In a test all of them are the local one.
+SERVER = "http://127.0.0.1:8008"
 BASES = ("https://www.rfc-editor.org", "https://data.example.org", "http://127.0.0.1:8000")
 # The user data folder as the pages show it.
 SHOWN_DATA = "/home/you/.local/share/forebay"
@@ -137,7 +138,7 @@ class Reader:
     """Does in *folder* what a reader of a page would do, with *origin* in place of every origin."""
 
     def __init__(
-        self, page: Path, origin: Origin, folder: Path, env: dict[str, str], serve: Callable[..., Served]
+        self, page: Path, origin: Origin, folder: Path, env: dict[str, str], serve: Callable[..., Any]
     ) -> None:
         self.page, self.origin, self.folder, self.env = page, origin, folder, env
         self._serve, self._server = serve, SERVER
@@ -216,7 +217,8 @@ class Reader:
             with os.fdopen(terminal, "rb", buffering=0) as file, contextlib.suppress(OSError):  # EIO: end of file
                 while piece := file.read(65536):
                     seen += piece
-        return seen.decode().replace("\r\n", "\n"), running.returncode
+        plain = re.sub(r"\x1b\[[01]m", "", seen.decode())  # curl prints names of fields bold, even here
+        return re.sub(r"\r+\n", "\n", plain), running.returncode
 
     def _compare(self, step: Step, got: str, shown: str, command: str = "") -> None:
         got = got.replace(str(default_data()), SHOWN_DATA)
@@ -256,7 +258,7 @@ def pattern_of(shown: str) -> re.Pattern[str]:
 
 @pytest.fixture
 def reader(
-    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Served]
+    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Any]
 ) -> Callable[[Path], Reader]:
     """``reader(page)``: a `Reader` with a home, a working folder and a `forebay` of its own."""
     for name in ("home", "bin", "work"):
