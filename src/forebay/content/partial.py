@@ -236,6 +236,15 @@ class PartialFile:
                 os.close(descriptor)
         self._data = self._mark = -1
 
+    def stand(self) -> None:
+        """Close a whole that was not taken in, to be resumed. Who has seen that it is whole reads on; nobody new is
+        led to it."""
+        with contextlib.suppress(OSError):
+            if self._is_ours():
+                self._state = State.STANDING
+                self._advance()
+        self.close()
+
     def discard(self) -> None:
         """Close and remove the files; who follows them is told, unless they are whole."""
         with contextlib.suppress(OSError):

@@ -286,7 +286,7 @@ class Fetcher:
             if isinstance(end, Suspended):
                 self._over(transfer, StateError("the download was cancelled"))
             elif isinstance(end, Whole) and transfer.job.request_id in errors:
-                end.landed.partial.close()  # not taken in: it may be resumed
+                end.landed.partial.stand()  # not taken in: it may be resumed
             elif isinstance(end, Whole):
                 end.landed.partial.leave()
         self._ring(started, begun, ended)
@@ -491,7 +491,7 @@ def _close_files(ended: Sequence[tuple[Transfer, End]]) -> None:
     """Leave what landed whole, but could not be committed, to be resumed."""
     for _, end in ended:
         if isinstance(end, Whole):
-            end.landed.partial.close()
+            end.landed.partial.stand()
 
 
 def _internal(error: Exception) -> StorageFailed:

@@ -246,6 +246,23 @@ def test_whole_stays_whole(partials: Partials, follow: Callable[[], Following]) 
     assert following.at_end(3)
 
 
+def test_whole_but_not_taken_in(
+    partials: Partials, followings: Followings, follow: Callable[[], Following]
+) -> None:
+    """Its commit failed: who has seen that it is whole reads on, nobody new begins, and it can be resumed."""
+    partial = begun(partials, b"abc", total=3)
+    following = follow()
+    partial.seal()
+    assert following.look().state is State.WHOLE
+    partial.stand()
+    assert following.read(0, 100) == b"abc"
+    assert followings.follow(KEY, live=lambda _: True) is None
+    adopted = partials.adopt(KEY, fence=2, trust=lambda _: True)
+    assert adopted is not None
+    assert adopted[0].length == 3
+    adopted[0].close()
+
+
 def test_a_whole_mark_without_its_file_is_no_success_for_a_stranger(
     partials: Partials, followings: Followings
 ) -> None:
