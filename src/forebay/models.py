@@ -45,8 +45,15 @@ def _cron_tick(line: str, after: float) -> float:
         return after + 50 * 365 * 86400.0
 
 
+def _need_its_name(schema: dict[str, Any]) -> None:
+    # It has a default in Python; in JSON it is what tells the strategies apart.
+    schema["required"] = sorted({"strategy_name", *schema.get("required", ())})
+
+
 class _Strategy(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, json_schema_extra=_need_its_name
+    )
 
     @property
     def on_request(self) -> bool:
