@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import http.client
-import json
 import random
 import socket
 import sqlite3
@@ -21,61 +19,16 @@ import pytest
 import forebay
 from forebay.clock import unix_now
 from origin import Coded, Held, Origin, Resource, Status, blob
-from wire import Whole, address_of, ask, request
+from raw import Api, address_of, digest_field, problem, request
 
 Serve = Callable[..., Any]
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 BODY = blob(1000)
 
 
-def digest_field(body: bytes) -> str:
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
-
-
-class Api:
-    """A server, asked without anything in between; *token* goes with everything."""
-
-    def __init__(self, served: Any, token: str | None = None) -> None:
-        self.served = served
-        self.fields = () if token is None else (("Authorization", f"Bearer {token}"),)
-
-    def ask(self, method: str, target: str, *pairs: tuple[str, str], **how: Any) -> Whole:
-        return ask(self.served.url, method, target, *self.fields, *pairs, **how)
-
-    def get(self, target: str, *pairs: tuple[str, str]) -> Whole:
-        return self.ask("GET", target, *pairs)
-
-    def json(self, method: str, target: str, body: Any = None) -> Any:
-        """What the JSON API answers; it must be a success."""
-        sent = b"" if body is None else json.dumps(body).encode()
-        fields = () if body is None else (("Content-Type", "application/json"), ("Content-Length", str(len(sent))))
-        answer = self.ask(method, target, *fields, body=sent)
-        assert answer.status < 300, answer
-        return json.loads(answer.body) if answer.body else None
-
-    def store(self, url: str, **spec: Any) -> str:
-        """Fetch *url* and wait for the end; the path of its version's content."""
-        made = self.json("PUT", "/v1/request/", {"url": url, **spec})
-        return self.fetch(made["id"])
-
-    def fetch(self, request_id: str, **ask: Any) -> str:
-        """Fetch a Request if it is due, and wait for the end; the path of the content to use."""
-        found = self.json("POST", f"/v1/request/{request_id}/fetch", {"wait_sec": 30, **ask})
-        return f"/v1/request/{request_id}/response/v/{found['response']['version']}/content"
-
-
 @pytest.fixture
 def api(shared_server: Any) -> Api:
     return Api(shared_server)
-
-
-def problem(answer: Whole) -> tuple[int, str]:
-    """Status and code of a problem document."""
-    assert answer.fields["content-type"] == "application/problem+json", answer
-    assert answer.fields["cache-control"] == "no-store"
-    document = json.loads(answer.body)
-    assert document["status"] == answer.status
-    return answer.status, document["code"]
 
 
 # --- all that a version's answer says ----------------------------------------------------------------------
@@ -352,16 +305,12 @@ def test_a_failed_version_says_why(api: Api, origin: Origin) -> None:
         (origin.url("/f"), 502, "origin_status"), ("http://127.0.0.1:1/f", 504, "origin_unreachable"),
     ):  # fmt: skip
         made = api.json("PUT", "/v1/request/", {"url": url})
-        refused = api.ask("POST", f"/v1/request/{made['id']}/fetch", *_json_of(b"{}"), body=b"{}")
+        refused = api.send("POST", f"/v1/request/{made['id']}/fetch", {})
         assert problem(refused) == (status, code)
         latest = api.json("GET", f"/v1/request/{made['id']}/response/latest")
         answer = api.get(f"/v1/request/{made['id']}/response/v/{latest['version']}/content")
         assert problem(answer) == (status, code)
         assert b"secret of the origin" not in answer.body
-
-
-def _json_of(body: bytes) -> tuple[tuple[str, str], ...]:
-    return ("Content-Type", "application/json"), ("Content-Length", str(len(body)))
 
 
 def duplicated(api: Api, origin: Origin) -> tuple[str, str]:
@@ -529,7 +478,7 @@ def test_no_secret_comes_back(api: Api, origin: Origin) -> None:
     assert answer.body == b"public"
     assert "s3cret" not in repr(answer.fields.pairs)
     made = api.json("PUT", "/v1/request/", {"url": "http://127.0.0.1:1/x?token=s3cret", **secret})
-    refused = api.ask("POST", f"/v1/request/{made['id']}/fetch", *_json_of(b"{}"), body=b"{}")
+    refused = api.send("POST", f"/v1/request/{made['id']}/fetch", {})
     latest = api.json("GET", f"/v1/request/{made['id']}/response/latest")
     failed = api.get(f"/v1/request/{made['id']}/response/v/{latest['version']}/content")
     missing = api.get(f"/v1/request/{made['id']}/response/v/20200101T000000000000Z/content")
