@@ -130,12 +130,15 @@ def _set_out(house: House, what: str | Response, *, tag: str | None, version: st
 
 
 class Pursuit:
-    """A fetch that somebody waits for: what comes of it, and what wakes who waits. One thread at a time."""
+    """A fetch that somebody waits for: what comes of it, and what wakes who waits. One thread at a time, but for
+    `close`."""
 
     def __init__(self, house: House, course: Course, job: Job, *, wake: Callable[[], None]) -> None:
         self._house, self._course, self._wake = house, course, wake
         self.request_id = job.request_id
         self._changed = threading.Event()
+        self._turning = threading.Lock()
+        self._closed = False
         self._fetched: Fetched | None = None
         self._watch = house.wakeups.watch(job.request_id, self._ring)
         try:
@@ -155,7 +158,13 @@ class Pursuit:
 
     def turn(self) -> Fetched | None:
         """What has come of it; None while it is under way. Sees to it that somebody fetches."""
+        with self._turning:
+            return self._turn()
+
+    def _turn(self) -> Fetched | None:
         while self._fetched is None:
+            if self._closed:
+                raise StateError("nobody waits for this any more")
             try:
                 settled: Settled | ForebayError | None = self._ticket.wait(0)
             except ForebayError as error:
@@ -201,9 +210,12 @@ class Pursuit:
 
     def close(self) -> None:
         """Wait no longer; a fetch that nobody else waits for is suspended, to be resumed."""
-        self._watch.close()
-        if self._fetched is None:
-            self._house.let_go(self._ticket)
+        with self._turning:
+            if not self._closed:
+                self._closed = True
+                self._watch.close()
+                if self._fetched is None:
+                    self._house.let_go(self._ticket)
 
 
 # --- the steps of open ----------------------------------------------------------------------------------
@@ -225,28 +237,40 @@ class Opening:
         self._house, self._what, self._tag, self._version = house, what, tag, version
         self._wake = wake
         self._pursuit: Pursuit | None = None
+        self._holding = threading.Lock()
+        self._closed = False
         self._healed = False
 
     def step(self) -> BinaryIO | None:
         """The file if there is one by now. Asks the catalog; waits for nobody."""
-        if self._pursuit is None:
+        pursuit = self._pursuit
+        if pursuit is None:
             course, following = _set_out(self._house, self._what, tag=self._tag, version=self._version)
             if isinstance(following, Fetched):
                 return self._stored(self._house.note(following))
-            self._pursuit = Pursuit(self._house, course, following, wake=self._wake)
+            pursuit = Pursuit(self._house, course, following, wake=self._wake)
+            self._hold(pursuit)
         # In this order: what is committed has ended its landing.
-        landing = self._house.follow(self._pursuit.request_id)
+        landing = self._house.follow(pursuit.request_id)
         if landing is not None:
-            return self._landing(landing, self._pursuit)
-        fetched = self._pursuit.turn()
+            return self._landing(landing, pursuit)
+        fetched = pursuit.turn()
         if fetched is None:
             return None
-        self.close()
+        pursuit.close()
+        self._hold(None)
         return self._stored(fetched)
 
+    def _hold(self, pursuit: Pursuit | None) -> None:
+        with self._holding:
+            self._pursuit = pursuit
+            closed = self._closed
+        if closed and pursuit is not None:  # while this step was on its way
+            pursuit.close()
+
     def _landing(self, following: Following, pursuit: Pursuit) -> BinaryIO:
-        self._pursuit = None
         file = io.BufferedReader(LandingFile(following, pursuit), _BUFFER_BYTES)
+        self._hold(None)  # the file closes it
         newest = self._house.catalog.newest(pursuit.request_id, now=unix_now())
         if newest is not None:
             self._house.note(Fetched(newest.url, newest, "fetched"))
@@ -272,8 +296,10 @@ class Opening:
             self._pursuit.wait()
 
     def close(self) -> None:
-        """Nobody waits for it any more."""
-        pursuit, self._pursuit = self._pursuit, None
+        """Nobody waits for it any more. May be called while a step is under way in another thread."""
+        with self._holding:
+            self._closed = True
+            pursuit, self._pursuit = self._pursuit, None
         if pursuit is not None:
             pursuit.close()
 

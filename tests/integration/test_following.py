@@ -18,6 +18,7 @@ import forebay
 from forebay import Response
 from forebay.bay import Forebay
 from forebay.errors import FollowBroken, HashMismatch, OriginError, StateError, UnknownVersion
+from forebay.fetch.transfer import told
 from origin import ChangeValidator, CutEvery, Drip, Exchange, Held, Origin, Resource, Sequence, Stall, Status, blob
 
 MakeBay = Callable[..., Forebay]
@@ -478,6 +479,38 @@ def test_what_was_left_is_not_read_before_the_origin_has_confirmed_it(
         assert file.read() == OTHER
 
 
+def test_what_is_lost_never_shares_its_generation_with_other_bytes(
+    make_bay: MakeBay, origin: Origin, go_on: threading.Event
+) -> None:
+    """The partial file of a version under way was swept: what is fetched for it then has a number that no reader
+    has seen. A version's ETag names it."""
+    stall = origin.serve("/f", Stall(Resource(BODY), LANDED, go_on, times=1))
+    url = origin.url("/f")
+    with make_bay() as first, first.open(url) as file:
+        assert file.read(LANDED) == BODY[:LANDED]
+        (version,) = first.versions(url)
+        following = first.follow(version.request_id)
+        assert following is not None
+        mark = following.known
+        following.close()
+        assert (mark.generation, told(mark.meta).version) == (1, version.version)
+        assert told(mark.meta).owner == first.owner.id
+    assert stall.reached.is_set()
+    bay = make_bay()
+    assert bay.follow(version.request_id) is None
+    bay.partials.discard(version.request_id)
+    gated = origin.serve("/f", Gated(Resource(OTHER, etag='"v2"'), LANDED))
+    with bay.open(url) as file:
+        assert file.read(LANDED) == OTHER[:LANDED]
+        following = bay.follow(version.request_id)
+        assert following is not None
+        assert following.known.generation > 1000
+        assert told(following.known.meta).version == version.version
+        following.close()
+        gated.let()
+        assert file.read() == OTHER[LANDED:]
+
+
 def test_closing_suspends_what_nobody_else_waits_for(bay: Forebay, origin: Origin, go_on: threading.Event) -> None:
     """What landed is kept; the next one asks for the rest."""
     origin.serve("/f", Stall(Resource(BODY), LANDED, go_on, times=1))
@@ -722,3 +755,29 @@ def test_many_changes_of_the_origin(make_bay: MakeBay, origin: Origin) -> None:
             except FollowBroken:
                 continue
     assert got == bodies[-1][0]
+
+
+def test_a_cancelled_open_lets_its_download_go(tmp_path: Path, origin: Origin) -> None:
+    """Wherever it is cancelled: while it looks at the catalog, or while it waits for a head."""
+    held = origin.serve("/f", Held(Resource(BODY)))
+
+    async def main() -> None:
+        bay = await forebay.aopen(tmp_path / "a")
+        for turns in (0, 1, 2, 5):
+            task = asyncio.create_task(bay.open(origin.url("/f")))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        task = asyncio.create_task(bay.open(origin.url("/f")))
+        await asyncio.to_thread(held.arrived)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(origin.wait_for, lambda _: origin.open_connections == 0)
+        await asyncio.get_running_loop().shutdown_default_executor()  # what was cancelled has ended
+        assert links(bay.folder) == []
+        bay.bay.close()
+
+    asyncio.run(main())
