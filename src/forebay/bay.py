@@ -255,6 +255,10 @@ class Forebay:
         """The caller waits for *ticket* no longer."""
         self._fetcher.let_go(ticket)
 
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have *call* called, for a finalizer; see `Fetcher.call_soon`."""
+        self._fetcher.call_soon(call)
+
     def note_used(self, response_id: str, request_id: str) -> None:
         """A version is read now."""
         self._touches.note(response_id, request_id, now=self._clock())

@@ -58,6 +58,7 @@ class House(Protocol):
     def let_go(self, ticket: Ticket) -> None: ...
     def note(self, fetched: Fetched) -> Fetched: ...
     def follow(self, request_id: str) -> Following | None: ...
+    def call_soon(self, call: Callable[[], None]) -> None: ...
 
 
 # --- what is wanted -------------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ class Opening:
             pursuit.close()
 
     def _landing(self, following: Following, pursuit: Pursuit) -> BinaryIO:
-        file = io.BufferedReader(LandingFile(following, pursuit), _BUFFER_BYTES)
+        file = _Buffered(LandingFile(following, pursuit), self._house.call_soon)
         self._hold(None)  # the file closes it
         newest = self._house.catalog.newest(pursuit.request_id, now=unix_now())
         if newest is not None:
@@ -302,6 +303,23 @@ class Opening:
             pursuit, self._pursuit = self._pursuit, None
         if pursuit is not None:
             pursuit.close()
+
+
+class _Buffered(io.BufferedReader):
+    """One that nobody has closed is closed by another thread: letting go takes locks, and a finalizer may run while
+    its thread holds them."""
+
+    def __init__(self, raw: LandingFile, call_soon: Callable[[Callable[[], None]], None]) -> None:
+        super().__init__(raw, _BUFFER_BYTES)
+        self._call_soon = call_soon
+
+    def __del__(self) -> None:
+        if not self.closed:
+            self._call_soon(self._close_quietly)
+
+    def _close_quietly(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
 
 
 # --- a file that is still landing -----------------------------------------------------------------------
@@ -397,6 +415,9 @@ class LandingFile(io.RawIOBase):
             self._error = error
             raise
         return found
+
+    def __del__(self) -> None:
+        """Whoever buffers it closes it."""
 
     def close(self) -> None:
         """Let go of the download, unless it is done or somebody else waits for it."""

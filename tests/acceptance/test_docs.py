@@ -579,7 +579,7 @@ def test_each_public_name_is_described() -> None:
 
 
 # Steps of a fetch and parts that the server of a later release needs; no part of the public API.
-INNER = {"register", "errand", "job", "submit", "let_go", "note", "follow", "opening", "scheduler"}
+INNER = {"register", "errand", "job", "submit", "let_go", "note", "follow", "opening", "call_soon", "scheduler"}
 
 
 # --- links ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import io
 import threading
@@ -533,6 +534,20 @@ def test_a_forgotten_file_suspends_its_download(bay: Forebay, origin: Origin, go
     file = bay.open(origin.url("/f"))
     assert file.read(10) == BODY[:10]
     del file
+    origin.wait_for(lambda _: origin.open_connections == 0)
+
+
+def test_a_forgotten_file_that_is_found_while_locks_are_held(
+    bay: Forebay, origin: Origin, go_on: threading.Event
+) -> None:
+    """The collector of garbage may find it in the middle of anything: it waits for no lock."""
+    origin.serve("/f", Stall(Resource(BODY), LANDED, go_on, times=1))
+    cycle: list[Any] = [bay.open(origin.url("/f"))]
+    cycle.append(cycle)
+    assert cycle[0].read(10) == BODY[:10]
+    del cycle
+    with bay._fetcher._lock, bay._followings._lock, bay.wakeups._lock:
+        gc.collect()
     origin.wait_for(lambda _: origin.open_connections == 0)
 
 

@@ -135,6 +135,14 @@ class Fetcher:
             self._remove(ticket)
             self._post(partial(self._cancel, ticket))
 
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have *call* called by the clerk, if there is one, else now. Takes no lock that the caller could hold, as
+        a finalizer must not: it may run in the middle of anything."""
+        if self._thread is not None and self._thread.is_alive():
+            self._post(call)
+        else:
+            call()
+
     def close(self) -> None:
         """Suspend what runs, so that it can be resumed, and stop the threads."""
         with self._lock:
