@@ -1,64 +1,71 @@
-"""A client that sends what is written, byte by byte, and shows what comes: nothing in between normalises a path,
-repeats a request, joins fields or decodes a body.
+"""A wire between a client and a server on loopback, that counts what passes and can be cut.
 
-    answer = ask(served.url, "GET", "/r/http://host//a", ("Range", "bytes=0-9"))
-    answer.status, answer.fields["content-range"], answer.body
-
-    with dial(served.url, "GET", target) as answer:   # while it comes
-        answer.read(10)                               # waits for so many bytes of the body
-        answer.rest()                                 # to its end; `Cut` when there is none
+with Wire(served.url) as wire:
+    bay = forebay.open(wire.url)
+    wire.cut_after(1_000_000)       # once, when so many bytes more have come from the server
+    wire.received                   # bytes that came from the server
 """
 
 from __future__ import annotations
 
+import selectors
 import socket
-from collections.abc import Iterable
-from dataclasses import dataclass
+import struct
+import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
-from origin import Fields, Pair
-
-_TIMEOUT_S = 60.0
-_LINE_BYTES = 1 << 16
+_PIECE_BYTES = 64 * 1024
 
 
-class Cut(Exception):
-    """The connection ended, or the framing broke, before the answer did. *body*: what came of its body."""
+class Wire:
+    """Forwards TCP connections to the server at *url*; one thread for each."""
 
-    def __init__(self, why: str, body: bytes = b"") -> None:
-        super().__init__(f"{why} after {len(body)} bytes of body")
-        self.body = body
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.port is not None
+        self._server = (str(parts.hostname), parts.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._port = self._listener.getsockname()[1]
+        self._changed = threading.Condition()
+        self._open: set[socket.socket] = set()
+        self._cut_at: int | None = None
+        self._refusing = False
+        self.received = self.sent = self.connections = self.cuts = 0
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
 
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._port}"
 
-class Malformed(Exception):
-    """An answer that is no HTTP/1.1 (RFC 9112)."""
+    def cut_after(self, size_bytes: int) -> None:
+        """Reset the connection on which, from now on, the last of so many bytes comes from the server."""
+        with self._changed:
+            self._cut_at = self.received + size_bytes
 
+    def refuse(self, refusing: bool = True) -> None:
+        """Close each connection as soon as it comes, and those that there are; or no longer."""
+        with self._changed:
+            self._refusing = refusing
+            if refusing:
+                for sock in self._open:
+                    with suppress(OSError):
+                        sock.shutdown(socket.SHUT_RDWR)
 
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """An answer to its end."""
+    def wait_for(self, received: int, timeout: float = 30) -> None:
+        """Until so many bytes came from the server."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.received >= received, timeout):
+                raise AssertionError(f"expected {received} bytes from the server, got {self.received}")
 
-    status: int
-    fields: Fields
-    body: bytes
-    version: str
-
-
-class Coming:
-    """An answer as it comes; a context manager. Leaving hangs up."""
-
-    def __init__(self, sock: socket.socket, method: str) -> None:
-        self._sock = sock
-        self._file = sock.makefile("rb")
-        self._got = bytearray()
-        self._read = 0
-        self._ended = False
-        try:
-            self._head(method)
-        except BaseException:
-            self.close()
-            raise
+    def close(self) -> None:
+        """Cut everything."""
+        self._listener.close()
+        self.refuse()
 
     def __enter__(self) -> Self:
         return self
@@ -68,152 +75,54 @@ class Coming:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Hang up."""
-        self._file.close()
-        self._sock.close()
-
-    # --- the head --------------------------------------------------------------------------------------
-
-    def _line(self) -> str:
-        try:
-            line = self._file.readline(_LINE_BYTES)
-        except ConnectionError as error:
-            raise Cut(str(error), bytes(self._got)) from error
-        if not line.endswith(b"\r\n"):
-            raise Cut(f"the connection ended at the line {line!r}", bytes(self._got))
-        return line[:-2].decode("latin-1")
-
-    def _head(self, method: str) -> None:
-        self.interim: list[int] = []
+    def _accept(self) -> None:
         while True:
-            self.version, self.status, self.fields = self._one_head()
-            if self.status >= 200:
-                break
-            self.interim.append(self.status)
-        self.chunked = self.fields.get("transfer-encoding", "").lower() == "chunked"
-        lengths = self.fields.all("content-length")
-        if len(lengths) > 1 or (lengths and not lengths[0].isdigit()):
-            raise Malformed(f"Content-Length: {lengths}")
-        if lengths and "transfer-encoding" in self.fields:
-            raise Malformed("Content-Length beside Transfer-Encoding")
-        self.length = int(lengths[0]) if lengths else None
-        self._ended = method == "HEAD" or self.status in (204, 304) or self.length == 0
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._forward, args=(client,), daemon=True).start()
 
-    def _one_head(self) -> tuple[str, int, Fields]:
-        start = self._line()
-        version, _, rest = start.partition(" ")
-        if not version.startswith("HTTP/1.") or not rest[:3].isdigit() or rest[3:4] != " ":
-            raise Malformed(f"the status line {start!r}")
-        pairs: list[Pair] = []
-        while line := self._line():
-            name, colon, value = line.partition(":")
-            if not colon or not name or name != name.strip():
-                raise Malformed(f"the field line {line!r}")
-            pairs.append((name, value.strip(" \t")))
-        return version, int(rest[:3]), Fields(pairs)
+    def _forward(self, client: socket.socket) -> None:
+        with client, selectors.DefaultSelector() as selector:
+            if self._refusing:
+                return
+            try:
+                server = socket.create_connection(self._server)
+            except OSError:
+                return
+            with server:
+                with self._changed:
+                    self._open |= {client, server}
+                for sock in (client, server):
+                    selector.register(sock, selectors.EVENT_READ)
+                with suppress(OSError):
+                    while self._pass_on(client, server, selector):
+                        pass
+                with self._changed:
+                    self._open -= {client, server}
 
-    # --- the body --------------------------------------------------------------------------------------
-
-    def read(self, size: int) -> bytes:
-        """The next *size* bytes of the body, when they are there; fewer at its end."""
-        while not self._ended and len(self._got) < self._read + size:
-            self._more(self._read + size - len(self._got))
-        data = bytes(self._got[self._read : self._read + size])
-        self._read += len(data)
-        return data
-
-    def rest(self) -> bytes:
-        """All that is left of the body, when it is there. Raises `Cut`."""
-        while not self._ended:
-            self._more(1 << 20)
-        data = bytes(self._got[self._read :])
-        self._read = len(self._got)
-        return data
-
-    def _more(self, wanted: int) -> None:
-        if self.chunked:
-            self._chunk()
-            return
-        left = wanted if self.length is None else min(wanted, self.length - len(self._got))
-        data = self._some(left)
-        self._got += data
-        if not data and self.length is not None:
-            raise Cut(f"the connection ended instead of {self.length} bytes", bytes(self._got))
-        self._ended = not data or len(self._got) == self.length
-
-    def _some(self, most: int) -> bytes:
-        try:
-            return self._file.read1(most)
-        except ConnectionError as error:
-            raise Cut(str(error), bytes(self._got)) from error
-
-    def _chunk(self) -> None:
-        size = self._line().partition(";")[0]
-        try:
-            left = int(size, 16)
-        except ValueError:
-            raise Cut(f"a chunk of {size!r} bytes", bytes(self._got)) from None
-        self._ended = left == 0
-        while left:
-            data = self._some(left)
-            if not data:
-                raise Cut("the connection ended in a chunk", bytes(self._got))
-            self._got += data
-            left -= len(data)
-        if self._line():
-            raise Malformed("a chunk without an end, or trailers")
-
-    def whole(self) -> Whole:
-        """The answer, when all of it is there."""
-        return Whole(self.status, self.fields, self.rest(), self.version)
-
-
-def address_of(url: str) -> tuple[str, int]:
-    """Host and port of a server's URL."""
-    host, _, port = url.partition("://")[2].rpartition(":")
-    return host, int(port)
-
-
-def request(
-    url: str, method: str, target: str | bytes, pairs: Iterable[Pair] = (), *, version: str = "HTTP/1.1"
-) -> bytes:
-    """The head of a request; Host is added unless it is among *pairs*."""
-    fields = list(pairs)
-    if not any(name.lower() == "host" for name, _ in fields):
-        fields.insert(0, ("Host", url.partition("://")[2]))
-    raw = target.encode("latin-1") if isinstance(target, str) else target
-    lines = [f"{name}: {value}".encode("latin-1") for name, value in fields]
-    return b"\r\n".join([b"%b %b %b" % (method.encode(), raw, version.encode()), *lines, b"", b""])
-
-
-def dial(
-    url: str,
-    method: str,
-    target: str | bytes,
-    *pairs: Pair,
-    version: str = "HTTP/1.1",
-    body: bytes = b"",
-    receive_buffer: int | None = None,
-) -> Coming:
-    """Send a request over a connection of its own; the answer as it comes, from when its head is there.
-    *receive_buffer*: how much the system takes in unread, about."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        if receive_buffer is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.settimeout(_TIMEOUT_S)
-        sock.connect(address_of(url))
-        sock.sendall(request(url, method, target, pairs, version=version) + body)
-        return Coming(sock, method)
-    except BaseException:
-        sock.close()
-        raise
-
-
-def ask(
-    url: str, method: str, target: str | bytes, *pairs: Pair, version: str = "HTTP/1.1", body: bytes = b""
-) -> Whole:
-    """Send a request, and wait for the whole answer. Raises `Cut`, `Malformed`."""
-    with dial(url, method, target, *pairs, version=version, body=body) as coming:
-        return coming.whole()
+    def _pass_on(self, client: socket.socket, server: socket.socket, selector: selectors.BaseSelector) -> bool:
+        for key, _ in selector.select():
+            piece = key.fileobj.recv(_PIECE_BYTES)  # type: ignore[union-attr]
+            if not piece:
+                return False
+            if key.fileobj is client:
+                self.sent += len(piece)
+                server.sendall(piece)
+                continue
+            with self._changed:
+                cut = self._cut_at is not None and self.received + len(piece) >= self._cut_at
+                if cut:
+                    assert self._cut_at is not None
+                    piece = piece[: self._cut_at - self.received]
+                    self._cut_at, self.cuts = None, self.cuts + 1
+                self.received += len(piece)
+                self._changed.notify_all()
+            client.sendall(piece)
+            if cut:
+                # With a reset, and what is under way still arrives or not, as on any network.
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return False
+        return True

@@ -53,10 +53,13 @@ def _of(request_id: str, *more: str) -> str:
     return "/".join(["/v1/request", *(quote(part, safe="") for part in (request_id, *more))])
 
 
-def latest(url: str) -> Flow[Response | None]:
-    """The newest ready version."""
+def latest(url: str, *, tag: str | None = None) -> Flow[Response | None]:
+    """The newest ready version, or the newest of those with *tag*."""
+    query = [("status", "ready")]
+    if tag is not None:
+        query.append(("tag", check_tag(tag)))
     found = yield from request(url)
-    call = Call("GET", _of(found.id, "response", "latest"), query=(("status", "ready"),))
+    call = Call("GET", _of(found.id, "response", "latest"), query=tuple(query))
     answer = yield from ask(call)
     return None if answer.status == 204 else model_in(call, answer, Response)
 
@@ -76,18 +79,11 @@ def find(url: str, *, version: str | None, tag: str | None) -> Flow[Response]:
         found = yield from request(url)
         call = Call("GET", _of(found.id, "response", "v", version))
         return model_in(call, (yield from ask(call)), Response)
-    if tag is None:
-        newest = yield from latest(url)
-        wanted = "version that is ready"
-    else:
-        found = yield from request(url)
-        query = (("tag", check_tag(tag)), ("status", "ready"))
-        call = Call("GET", _of(found.id, "response", "latest"), query=query)
-        answer = yield from ask(call)
-        newest = None if answer.status == 204 else model_in(call, answer, Response)
-        wanted = f"version tagged {tag}"
+    newest = yield from latest(url, tag=tag)
     if newest is None:
-        raise UnknownVersion(show_url(url), wanted=wanted)
+        raise UnknownVersion(
+            show_url(url), wanted="version that is ready" if tag is None else f"version tagged {tag}"
+        )
     return newest
 
 
