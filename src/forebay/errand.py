@@ -33,6 +33,9 @@ from forebay.wishes import Wish
 MAX_ROUNDS = 20
 """Rounds of "another process was at it": each ends with a fetch that has finished somewhere."""
 
+UNDER_WAY = ("wait", "in_progress")
+"""The statuses of a version that is not finished."""
+
 Next = Fetched | Job
 
 
@@ -242,6 +245,62 @@ class Errand:
             probe=latest is not None and strategy.may_probe(registered.facts),
             expected=self.wish.expected,
         )
+
+
+class VersionErrand:
+    """Gets one version, which may be under way, to its end; as an `Errand` does for a URL. *job*: the fetch of a
+    Request."""
+
+    def __init__(
+        self,
+        response: Response,
+        *,
+        catalog: Catalog,
+        job: Callable[[Registered], Job],
+        clock: Callable[[], float],
+    ) -> None:
+        self._wanted = response
+        self._catalog, self._job, self._clock = catalog, job, clock
+        self._rounds = 0
+
+    def begin(self) -> Next:
+        """What is first."""
+        if self._wanted.status in UNDER_WAY:
+            return self._look()
+        return Fetched(self._wanted.url, self._wanted, "stored")
+
+    def settled(self, settled: Settled | ForebayError) -> Next:
+        """What follows a job's end."""
+        if isinstance(settled, ForebayError) and not isinstance(settled, LeaseLost):
+            return self._failed(settled)
+        return self._look()
+
+    def _look(self) -> Next:
+        # The Request first: should the version end in between, the fence says so.
+        registered = self._catalog.request(self._wanted.request_id, now=self._clock())
+        response = self._catalog.response(self._wanted.id, now=self._clock())
+        if response is None:
+            return self._unchanged(registered)
+        if response.status == "failed":
+            stats = response.download_stats
+            return self._failed(OriginError(stats.error_code or "origin_error", stats.error or "the fetch failed"))
+        if response.status not in UNDER_WAY:
+            return Fetched(response.url, response, "fetched")
+        self._rounds += 1
+        if self._rounds > MAX_ROUNDS:
+            return self._failed(StateError(f"{response.url}: its fetch kept being handed on; try again"))
+        return self._job(registered)
+
+    def _unchanged(self, registered: Registered) -> Fetched:
+        """The version is gone: the origin had nothing new, and the one before it has the content."""
+        before = registered.latest
+        if before is None or registered.latest_id is None or before.version > self._wanted.version:
+            return self._failed(UnknownVersion(self._wanted.url, wanted=f"version {self._wanted.version}"))
+        response = self._catalog.response(registered.latest_id, now=self._clock())
+        return Fetched(self._wanted.url, response, "unchanged")
+
+    def _failed(self, error: ForebayError) -> Fetched:
+        return Fetched(self._wanted.url, None, "failed", error)
 
 
 def outcome_of(ticket: Ticket) -> Settled | ForebayError:

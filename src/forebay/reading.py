@@ -20,15 +20,12 @@ from forebay.content.files import FileContentStore
 from forebay.content.following import Following
 from forebay.content.partial import State
 from forebay.content.wakeups import LOOK_AGAIN_S, Wakeups
-from forebay.errand import MAX_ROUNDS, Errand, Next
+from forebay.errand import UNDER_WAY, Errand, Next, VersionErrand
 from forebay.errors import (
     ContentRotten,
     FollowBroken,
     ForebayError,
-    LeaseLost,
-    OriginError,
     StateError,
-    UnknownVersion,
 )
 from forebay.fetch.tickets import Settled, Ticket
 from forebay.fetch.transfer import Job
@@ -39,7 +36,6 @@ from forebay.wishes import Wish, wishes
 # Read ahead: what is small is read at once, and a mark is looked at once for so much.
 _BUFFER_BYTES = 128 * 1024
 _PIECE_BYTES = 1 << 20
-_UNDER_WAY = ("wait", "in_progress")
 
 T = TypeVar("T")
 
@@ -63,68 +59,20 @@ class House(Protocol):
 
 # --- what is wanted -------------------------------------------------------------------------------------
 
-
-class VersionErrand:
-    """Gets one version, which may be under way, to its end; as an `Errand` does for a URL."""
-
-    def __init__(self, response: Response, *, house: House) -> None:
-        self._wanted, self._house = response, house
-        self._rounds = 0
-
-    def begin(self) -> Next:
-        """What is first."""
-        if self._wanted.status in _UNDER_WAY:
-            return self._look()
-        return Fetched(self._wanted.url, self._wanted, "stored")
-
-    def settled(self, settled: Settled | ForebayError) -> Next:
-        """What follows a job's end."""
-        if isinstance(settled, ForebayError) and not isinstance(settled, LeaseLost):
-            return self._failed(settled)
-        return self._look()
-
-    def _look(self) -> Next:
-        # The Request first: should the version end in between, the fence says so.
-        registered = self._house.catalog.request(self._wanted.request_id, now=unix_now())
-        response = self._house.catalog.response(self._wanted.id, now=unix_now())
-        if response is None:
-            return self._unchanged(registered)
-        if response.status == "failed":
-            stats = response.download_stats
-            return self._failed(OriginError(stats.error_code or "origin_error", stats.error or "the fetch failed"))
-        if response.status not in _UNDER_WAY:
-            return Fetched(response.url, response, "fetched")
-        self._rounds += 1
-        if self._rounds > MAX_ROUNDS:
-            return self._failed(StateError(f"{response.url}: its fetch kept being handed on; try again"))
-        return self._house.job(registered)
-
-    def _unchanged(self, registered: Registered) -> Fetched:
-        """The version is gone: the origin had nothing new, and the one before it has the content."""
-        before = registered.latest
-        if before is None or registered.latest_id is None or before.version > self._wanted.version:
-            return self._failed(UnknownVersion(self._wanted.url, wanted=f"version {self._wanted.version}"))
-        response = self._house.catalog.response(registered.latest_id, now=unix_now())
-        return Fetched(self._wanted.url, response, "unchanged")
-
-    def _failed(self, error: ForebayError) -> Fetched:
-        return Fetched(self._wanted.url, None, "failed", error)
-
-
 Course = Errand | VersionErrand
 
 
 def _set_out(house: House, what: str | Response, *, tag: str | None, version: str | None) -> tuple[Course, Next]:
     course: Course
     if isinstance(what, Response):
-        course = VersionErrand(what, house=house)
+        course = VersionErrand(what, catalog=house.catalog, job=house.job, clock=unix_now)
         return course, course.begin()
     wish = wishes(None, None, None, tag, version, False)(what)
     (registered,) = house.register([wish])
     if registered is not None and version is not None:
         found = house.catalog.find_version(registered.request.id, version=version, any_status=True, now=unix_now())
-        if found is not None and found.status in _UNDER_WAY:
-            course = VersionErrand(found, house=house)
+        if found is not None and found.status in UNDER_WAY:
+            course = VersionErrand(found, catalog=house.catalog, job=house.job, clock=unix_now)
             return course, course.begin()
     course = house.errand(wish)
     return course, course.begin(registered)
