@@ -204,6 +204,36 @@ def test_several_processes_answer_for_one_folder(serve: Serve, origin: Origin) -
     assert len(origin.requests("/f")) == 1
 
 
+def test_two_servers_share_a_folder(serve: Serve, origin: Origin) -> None:
+    """What one was asked for the other has; one GET for both, also when the one whose worker ran it dies."""
+    body = blob(3_000_000)
+    stalled = stall(origin, body, after=2_000_000)
+    servers = [serve(), serve()]
+    assert servers[0].folder == servers[1].folder
+    found: list[dict[str, Any]] = []
+
+    def ask(served: Any) -> None:
+        with suppress(httpx.TransportError):  # the one that is killed
+            found.append(fetch(served, origin.url("/f")))
+
+    asking = [threading.Thread(target=ask, args=(served,)) for served in servers]
+    for thread in asking:
+        thread.start()
+    assert stalled.reached.wait(30)
+    with client(servers[0]) as http:
+        (request,) = http.get("/v1/request/").json()
+        assert http.get(f"/v1/request/{request['id']}/response/latest").json()["status"] == "in_progress"
+    # Whichever of the two workers has it: after this only the other server is left.
+    survivor = servers[1]
+    servers[0].kill()
+    stalled.event.set()
+    for thread in asking:
+        thread.join(60)
+    assert survivor.stop() == 0
+    assert [version["content_attributes"]["content_size_bytes"] for version in found] == [len(body)]
+    assert len({version["version"] for version in found}) == 1
+
+
 # --- who dies with whom -----------------------------------------------------------------------------------
 
 

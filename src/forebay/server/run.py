@@ -7,6 +7,7 @@ is one. Otherwise a killed server would leave its port taken.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import logging
 import multiprocessing
@@ -64,7 +65,7 @@ def serve(settings: ServerSettings, *, worker: Sequence[str], announce: Callable
     _check(settings)
     multiprocessing.set_start_method("spawn", force=True)  # a fork beside threads may inherit held locks
     _raise_file_limit()
-    with _reserved(settings.host, settings.port) as address:
+    with reserved(settings.host, settings.port) as address:
         server = _make_server(settings, *address)
         base = base_url(*address, tls=settings.tls_cert is not None)
         fetching = _FetchWorker(worker, tell)
@@ -91,7 +92,7 @@ def _check(settings: ServerSettings) -> None:
         raise InvalidValue("tls_key", expected="it and tls_cert, or neither", got="one of them")
     with Forebay(settings) as bay:
         closed = bay.tokens.exist()
-    if not (closed or settings.insecure or _is_loopback(settings.host)):
+    if not (closed or settings.insecure or is_loopback(settings.host)):
         raise InvalidValue(
             "host",
             expected="a loopback address, or a token (`forebay token add`), or --insecure: others reach this one",
@@ -109,31 +110,45 @@ def _resolve(host: str) -> tuple[int, str]:
     return family, str(address[0])
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches *host*, an address or a name. Raises `InvalidValue`."""
     return ipaddress.ip_address(_resolve(host)[1].partition("%")[0]).is_loopback
 
 
 @contextlib.contextmanager
-def _reserved(host: str, port: int) -> Iterator[tuple[str, int]]:
+def reserved(host: str, port: int) -> Iterator[tuple[str, int]]:
     """The address to listen on, ours for the time being. Raises `PortTaken`, `InvalidValue`.
 
     granian's processes each bind it with SO_REUSEPORT, which another server of the same user could join
     unnoticed. So it is bound without that first, and kept with it: then only who sets it later can join."""
     family, address = _resolve(host)
-    with socket.socket(family, socket.SOCK_STREAM) as place:
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            place.bind((address, port))
-        except PermissionError as error:
-            raise InvalidValue("port", expected="one that this user may listen on", got=port) from error
-        except OSError as error:
-            raise PortTaken(address=address, port=port, reason=error.strerror or str(error)) from error
+    with _bound(family, address, port) as place:
         bound = int(place.getsockname()[1])
         if sys.platform == "linux":
             place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         else:
             place.close()
         yield address, bound
+
+
+def _bound(family: int, address: str, port: int) -> socket.socket:
+    # With SO_REUSEADDR alone, two that do not listen yet may have one port; without it, connections that have
+    # ended a minute ago keep it.
+    for reuse in (False, True):
+        place = socket.socket(family, socket.SOCK_STREAM)
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+        try:
+            place.bind((address, port))
+        except OSError as error:
+            place.close()
+            if isinstance(error, PermissionError):
+                raise InvalidValue("port", expected="one that this user may listen on", got=port) from error
+            if reuse or error.errno != errno.EADDRINUSE:
+                reason = error.strerror or str(error)
+                raise PortTaken(address=address, port=port, reason=reason) from error
+        else:
+            return place
+    raise AssertionError("the second round returns or raises")
 
 
 def _raise_file_limit() -> None:
