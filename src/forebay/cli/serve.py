@@ -47,7 +47,9 @@ def serve(  # as long as its options: Typer reads them from the parameters
     data: Data = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", metavar="N", min=1, show_default=False, help="API processes; one a core, 4 at most."),
+        typer.Option(
+            "--workers", metavar="N", min=1, show_default=False, help="API processes; one a core, 4 at most."
+        ),
     ] = None,
     tls_cert: Annotated[
         Path | None,
