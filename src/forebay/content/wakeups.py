@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 LOOK_AGAIN_S = 1.0
 """How long to wait for a ring before looking anyway."""
 
-# With the name of the folder and of the socket, and that of the note beside it, this fits into 104 bytes.
+# With the names of our folder and of the socket in it, this fits into 104 bytes.
 _PARENT_BYTES = 70
+_PREFIX = "forebay-wake-"
 _DATAGRAM_BYTES = 256
 _TRIES = 1000
 # What sendto says of a full buffer: EAGAIN on Linux, ENOBUFS on macOS.
@@ -152,10 +153,14 @@ def _note(address: str) -> Path:
 def _bury(link: Path, address: Path) -> None:
     """Remove what a killed process has left."""
     _remove(link.unlink, link.parent.rmdir)
+    _bury_home(address)
+
+
+def _bury_home(address: Path) -> None:
     with contextlib.suppress(OSError):
         home = address.parent.lstat()
         # The name may be another user's by now: /tmp is everybody's.
-        if stat.S_ISDIR(home.st_mode) and home.st_uid == os.geteuid():
+        if stat.S_ISDIR(home.st_mode) and home.st_uid == os.geteuid() and address.is_socket():
             _remove(address.unlink, _note(str(address)).unlink, address.parent.rmdir)
 
 
@@ -258,10 +263,22 @@ class _Hub:
         return None
 
 
+def _tidy_up(parent: Path) -> None:
+    """Remove the homes of killed processes, of folders, too, that nobody opens any more."""
+    with contextlib.suppress(OSError):  # they come and go under our eyes
+        for address in parent.glob(f"{_PREFIX}*/s"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as caller:
+                try:
+                    caller.connect(str(address))
+                except ConnectionRefusedError:
+                    _bury_home(address)
+
+
 def _make_home() -> str:
     """A new folder for this process alone, with a short path."""
     for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - mkdtemp: 0700, a name that nobody can guess
         if len(os.fsencode(parent)) <= _PARENT_BYTES:
             with contextlib.suppress(OSError):
-                return tempfile.mkdtemp(prefix="forebay-", dir=parent)
+                _tidy_up(Path(parent))
+                return tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
     raise OSError(errno.ENOENT, "no folder for a socket could be made, here or in /tmp")

@@ -277,6 +277,25 @@ def test_a_killed_watcher_is_forgotten(
     bell.wait()
 
 
+def test_what_a_killed_watcher_of_another_folder_left_goes_too(
+    wakeups: Wakeups, tmp_path: Path, homes: Path, spawn: Callable[..., Any]
+) -> None:
+    """With the next one that watches anything; what is no socket of ours stays."""
+    child = spawn(WATCH, folder=tmp_path / "elsewhere", key=KEY, env={"TMPDIR": str(homes)})
+    child.wait_for(bool)
+    child.kill()
+    other = homes / "forebay-wake-notes"
+    other.mkdir()
+    (other / "s").write_text("precious")
+    assert len(list(homes.iterdir())) == 2
+    watch = wakeups.watch(KEY, lambda: None)
+    assert len(list(homes.iterdir())) == 2  # its own
+    assert (other / "s").read_text() == "precious"
+    (other / "s").unlink()
+    other.rmdir()
+    watch.close()
+
+
 def test_a_watcher_whose_socket_is_gone_is_forgotten(wakeups: Wakeups, tmp_path: Path) -> None:
     """Somebody has tidied /tmp up: nothing is behind the link."""
     place = tmp_path / "wakeups" / KEY
