@@ -314,11 +314,21 @@ def serve(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One `Served` for the tests of a module, that may fetch from loopback; each origin has a port of its own."""
-    folder = tmp_path_factory.mktemp("shared")
-    env = {"FOREBAY_MAX_ATTEMPTS": "1"}
-    served = _start_server((), place=folder / "data", env=env, port=0, stderr=folder / "err")
-    yield served.wait()
-    served.close()
+    yield from _shared((), tmp_path_factory.mktemp("shared"), {"FOREBAY_MAX_ATTEMPTS": "1"})
+
+
+@pytest.fixture(scope="module")
+def shared_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The same with two API processes, and an attempt more."""
+    yield from _shared(("--workers", "2"), tmp_path_factory.mktemp("shared"), {"FOREBAY_MAX_ATTEMPTS": "2"})
+
+
+def _shared(options: Sequence[str], folder: Path, env: dict[str, str]) -> Iterator[Served]:
+    served = _start_server(options, place=folder / "data", env=env, port=0, stderr=folder / "err")
+    try:
+        yield served.wait()
+    finally:
+        served.close()
 
 
 _TIMES = {

@@ -75,12 +75,15 @@ class Changes:
         self._rung = asyncio.Event()
         rings.waiting.add(self._rung)
 
-    async def wait(self, timeout_s: float = LOOK_AGAIN_S) -> None:
-        """Return at the next ring, or at one that came since the last `wait`; at the latest after *timeout_s*."""
+    async def wait(self, timeout_s: float = LOOK_AGAIN_S) -> bool:
+        """Return at the next ring, or at one that came since the last `wait`; at the latest after *timeout_s*.
+        Whether it was rung."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._rung.wait()
+        rung = self._rung.is_set()
         self._rung.clear()
+        return rung
 
     def wake(self) -> None:
         """Ring here alone; in the event loop."""

@@ -20,10 +20,12 @@ from forebay.core.delivery import Answer, AwaitSize, Content, Pairs, plan
 from forebay.core.exchange import Representation
 from forebay.core.fields import Fields, format_links
 from forebay.core.filenames import choose_filename
+from forebay.core.ranges import Span
 from forebay.core.targets import target_of
 from forebay.core.urls import show_url
 from forebay.errors import (
     ContentRotten,
+    FollowBroken,
     InvalidValue,
     MethodRefused,
     OriginError,
@@ -161,7 +163,7 @@ class Delivery:
             content,
             now=self.basin.now(),
             boundary=secrets.token_hex(12),
-            http_version=scope["http_version"],
+            http_version="1.0" if scope["http_version"] == "1" else scope["http_version"],  # granian's spelling
         )
 
     async def _small(self, found: Deliverable) -> bytes:
@@ -246,11 +248,22 @@ class Delivery:
             answer = self._plan(scope, _growing(following, found, said.representation or Representation(), extra))
             if isinstance(answer, AwaitSize):
                 return False
-            if not await _send_without_content(scope, send, answer):
+            if await _send_without_content(scope, send, answer):
+                return True
+
+            async def wait() -> None:
+                if not await changes.wait():
+                    await self._see_to_it(found.request_id, found.version)
+
+            source = LandingSource(following, wait, reader)
+            with contextlib.suppress(FollowBroken):
+                # The server holds a head back until there is some body, and as long as it is not out, whoever asks
+                # can get what comes instead: another generation, the last good version, or the reason.
+                await source.read(_first_byte(answer), 1)
                 await send(_start(answer))
-                source = LandingSource(following, changes.wait, reader)
                 await self._outflow.send(send, reader, answer.body, source)
-            return True
+                return True
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +310,11 @@ async def _send_without_content(scope: Scope, send: Send, answer: Answer) -> boo
     else:
         await _send_whole(send, answer, b"")
     return True
+
+
+def _first_byte(answer: Answer) -> int:
+    """Where what *answer* has of the content begins."""
+    return next((piece.start for piece in answer.body if isinstance(piece, Span)), 0)
 
 
 def _content(found: Deliverable, extra: Pairs) -> Content:
