@@ -160,7 +160,7 @@ def test_threads_that_come_and_go_leave_nothing_open(
 # another fetches in a folder that is open. Then, with descriptors again, the same Forebay has to work.
 SCARCE = """
 import itertools, resource, traceback
-import forebay.bay, forebay.catalog.migrate
+import forebay.bay, forebay.catalog.migrate, forebay.opening
 forebay.bay.system_ca_file()
 
 def leave(descriptors):
