@@ -38,7 +38,7 @@ from forebay.fetch.transfer import told
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
-from forebay.server.hot import SMALL_BYTES, K, SmallBodies, UntilCommit, V
+from forebay.server.hot import SMALL_BYTES, K, OncePerTurn, SmallBodies, UntilCommit, V
 from forebay.server.pieces import LandingSource, Outflow, Reader, StoredSource
 from forebay.server.problems import SECURITY_FIELDS, Field, Send, problem_body, problem_fields, problem_of
 
@@ -65,6 +65,7 @@ class Delivery:
         self._pool = ThreadPoolExecutor(_READ_THREADS, "forebay-read")
         self._outflow = Outflow()
         self._bodies = SmallBodies()
+        self._moment = OncePerTurn(self._reader.data_version)
         self._usual: UntilCommit[tuple[str, str], _Usual] = self.until_commit()
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ class Delivery:
 
     def until_commit(self) -> UntilCommit[K, V]:
         """A place for what holds until the catalog changes."""
-        return UntilCommit(self._reader.data_version)
+        return UntilCommit(self._moment)
 
     def find(self, request_id: str, version: str) -> Deliverable | None:
         """The version of that name."""

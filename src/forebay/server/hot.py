@@ -6,6 +6,7 @@ anybody commits anything, which a counter of SQLite's shows (`VersionReader.data
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -43,6 +44,27 @@ class SmallBodies:
         while self._left < 0:
             _, gone = self._bodies.popitem(last=False)
             self._left += len(gone)
+
+
+class OncePerTurn:
+    """What *ask* answers, asked once for all who want to know within one turn of the event loop.
+
+    Nobody gets an answer from before they came: who runs before `_forget` was queued before *ask* was called.
+    """
+
+    def __init__(self, ask: Callable[[], int]) -> None:
+        self._ask = ask
+        self._known: int | None = None
+
+    def __call__(self) -> int:
+        """The answer. To be called in the event loop."""
+        if self._known is None:
+            asyncio.get_running_loop().call_soon(self._forget)
+            self._known = self._ask()
+        return self._known
+
+    def _forget(self) -> None:
+        self._known = None
 
 
 class UntilCommit(Generic[K, V]):

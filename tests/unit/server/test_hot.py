@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.server.hot import SmallBodies, UntilCommit
+from forebay.server.hot import OncePerTurn, SmallBodies, UntilCommit
 
 
 def test_a_body_is_kept_under_its_digest() -> None:
@@ -100,3 +102,29 @@ def test_there_is_an_end_to_what_is_kept() -> None:
         found.keep(number, number, moment=found.moment)
         assert found.get(number) == number
     assert sum(found.get(number) is not None for number in range(100)) <= 10
+
+
+def test_whoever_comes_within_one_turn_shares_an_answer() -> None:
+    """And whoever comes after it was asked for gets a later one, however soon."""
+    version = Version()
+    seen: list[tuple[str, int]] = []
+
+    async def turns() -> None:
+        loop = asyncio.get_running_loop()
+        moment = OncePerTurn(version)
+
+        def look(name: str) -> None:
+            seen.append((name, moment()))
+
+        def look_and_change() -> None:
+            look("first")
+            version.number = 2
+            loop.call_soon(look, "came after")
+
+        loop.call_soon(look_and_change)
+        loop.call_soon(look, "was there")
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    asyncio.run(turns())
+    assert seen == [("first", 1), ("was there", 1), ("came after", 2)]
