@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import selectors
 import socket
-import struct
 import threading
 from contextlib import suppress
 from types import TracebackType
@@ -32,7 +31,8 @@ class Wire:
         self._changed = threading.Condition()
         self._open: set[socket.socket] = set()
         self._cut_at: int | None = None
-        self._refusing = False
+        self._cut_every = self._cuts_left = 0
+        self._refusing = self._for_good = False
         self.received = self.sent = self.connections = self.cuts = 0
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
@@ -42,10 +42,12 @@ class Wire:
         """Where it listens."""
         return f"http://127.0.0.1:{self._port}"
 
-    def cut_after(self, size_bytes: int) -> None:
-        """Reset the connection on which, from now on, the last of so many bytes comes from the server."""
+    def cut_after(self, size_bytes: int, *, times: int = 1, for_good: bool = False) -> None:
+        """End the connection on which, from now on, the last of so many bytes comes from the server, so many
+        *times*; *for_good*: and refuse those that come after it."""
         with self._changed:
-            self._cut_at = self.received + size_bytes
+            self._cut_at, self._for_good = self.received + size_bytes, for_good
+            self._cut_every, self._cuts_left = size_bytes, times
 
     def refuse(self, refusing: bool = True) -> None:
         """Close each connection as soon as it comes, and those that there are; or no longer."""
@@ -64,6 +66,8 @@ class Wire:
 
     def close(self) -> None:
         """Cut everything."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # else its thread waits on
         self._listener.close()
         self.refuse()
 
@@ -117,12 +121,12 @@ class Wire:
                 if cut:
                     assert self._cut_at is not None
                     piece = piece[: self._cut_at - self.received]
-                    self._cut_at, self.cuts = None, self.cuts + 1
+                    self.cuts, self._cuts_left = self.cuts + 1, self._cuts_left - 1
+                    self._cut_at = self._cut_at + self._cut_every if self._cuts_left else None
+                    self._refusing |= self._for_good
                 self.received += len(piece)
                 self._changed.notify_all()
             client.sendall(piece)
             if cut:
-                # With a reset, and what is under way still arrives or not, as on any network.
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return False
         return True

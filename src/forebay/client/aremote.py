@@ -10,14 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
 
-from forebay.client import calls, fetching
-from forebay.client.contents import fetch_content, land_version
+from forebay.client import calls
+from forebay.client.contents import land_version
+from forebay.client.crew import PROGRESS_EVERY_S
 from forebay.client.direct import AsyncDirect, AsyncEmbedded, Outage
 from forebay.client.drivers import AsyncDriver
 from forebay.client.exchange import Flow
-from forebay.client.remote import RemoteForebay, cache_of, line_of, seldom
+from forebay.client.fetching import Tell
+from forebay.client.remote import RemoteForebay, cache_of, flow_of, line_of, told_to
 from forebay.core.urls import show_url
-from forebay.errors import ForebayError, ServerUnreachable, StorageError
+from forebay.errors import ForebayError, ServerUnreachable
 from forebay.models import AnyStrategy, Request, RequestSpec, Response
 from forebay.reports import Fetched, GcReport, OnProgress, Progress, StorageUsage, VerifyReport, response_or_raise
 from forebay.settings import RemoteSettings
@@ -81,8 +83,7 @@ class AsyncRemoteForebay:
         progress: OnProgress | None = None,
         content: bool = False,
     ) -> Response:
-        """See `RemoteForebay.fetch`. *progress* is called in the event loop's thread, or in a worker thread while
-        content lands."""
+        """See `RemoteForebay.fetch`. *progress* is called in the event loop's thread."""
         wish = wishes(sha256, expected_hash, refresh, tag, version, offline)(url)
         return response_or_raise(await self._fetch(wish, progress, content=content))
 
@@ -130,21 +131,28 @@ class AsyncRemoteForebay:
             return Fetched(show_url(url if isinstance(url, str) else url.url), None, "failed", error, asked=url)
 
     async def _fetch(self, wish: Wish, progress: OnProgress | None, *, content: bool) -> Fetched:
-        tell = None if progress is None else seldom(partial(progress, show_url(wish.spec.url)))
+        if progress is None:
+            return await self._fetch_quietly(wish, None, content=content)
+        latest: list[Progress] = []
+        # It may be told in a thread; here it comes out in the event loop's.
+        fetching = asyncio.create_task(self._fetch_quietly(wish, latest.append, content=content))
         try:
-            flow = (
-                fetch_content(self._cache, self.server, wish, tell=tell)
-                if content
-                else fetching.fetch(wish, tell=tell)
-            )
-            fetched = await self._reach(flow)
+            while not (await asyncio.wait([fetching], timeout=PROGRESS_EVERY_S))[0]:
+                if latest:
+                    progress(show_url(wish.spec.url), latest[-1])
+                    del latest[:-1]
+            progress(show_url(wish.spec.url), Progress(state="done"))
+            return fetching.result()
+        finally:
+            if not fetching.done():
+                fetching.cancel()
+                await asyncio.wait([fetching])
+
+    async def _fetch_quietly(self, wish: Wish, tell: Tell | None, *, content: bool) -> Fetched:
+        try:
+            return await self._reach(flow_of(wish, self._cache, self.server, tell, content=content))
         except ServerUnreachable as error:
-            fetched = await self._directly(error, wish).fetch(wish, progress=progress)
-        except StorageError as error:
-            fetched = Fetched(show_url(wish.spec.url), None, "failed", error, asked=wish.asked)
-        if progress is not None:
-            progress(fetched.url, Progress(state="done"))
-        return fetched
+            return await self._directly(error, wish).fetch(wish, progress=told_to(tell))
 
     async def _reach(self, flow: Flow[T]) -> T:
         if self._direct is not None:

@@ -15,7 +15,7 @@ from forebay.client.cache import ContentCache, Part
 from forebay.client.exchange import Answer, Call, Flow, Wait, ask, do, good, model_in, send
 from forebay.client.fetching import Begun, Patience, Tell
 from forebay.core.fields import AmbiguousLength, Fields, content_length, is_strong_etag
-from forebay.core.ranges import ContentRange, Unsatisfied, parse_content_range, range_from
+from forebay.core.ranges import ContentRange, parse_content_range, range_from
 from forebay.errors import (
     ContentRotten,
     FollowBroken,
@@ -251,7 +251,7 @@ class _Landing:
     def __init__(self, part: Part, watcher: Watcher) -> None:
         self._part, self._watcher = part, watcher
         self.total: int | None = None
-        self.got = 0
+        self._skip = 0
 
     def begin(self, status: int, fields: Fields) -> bool:
         """See `Sink.begin`."""
@@ -261,9 +261,13 @@ class _Landing:
             self.total = _length(fields)
         elif status == 206:
             span = parse_content_range(fields.joined("Content-Range"))
-            if not isinstance(span, ContentRange) or span.start != self._part.landed or etag != self._part.etag:
+            if (
+                not isinstance(span, ContentRange)
+                or span.start != _resumed_at(self._part)
+                or etag != self._part.etag
+            ):
                 raise ServerAnswerInvalid("the server resumes a content with another part or version of it")
-            self.total = span.total
+            self.total, self._skip = span.total, self._part.landed - span.start
         else:
             return False
         self._watcher.head(self._part, self.total)
@@ -271,9 +275,17 @@ class _Landing:
 
     def write(self, piece: bytes) -> None:
         """See `Sink.write`."""
-        self._part.write(piece)
-        self.got += len(piece)
-        self._watcher.landed()
+        if self._skip:
+            piece, self._skip = piece[self._skip :], max(self._skip - len(piece), 0)
+        if piece:
+            self._part.write(piece)
+            self._watcher.landed()
+
+
+def _resumed_at(part: Part) -> int:
+    """Where to go on: at the last byte that is here. It is there for sure, so the server answers at once; the next
+    one may still have to land, and a head waits for the first byte of its body."""
+    return part.landed - 1
 
 
 def _length(fields: Fields) -> int | None:
@@ -288,7 +300,7 @@ def _transfer(part: Part, place: Place, watcher: Watcher) -> Flow[bool]:
     leftover = yield from do(part.leftover)
     if leftover is not None:
         yield from do(partial(part.resume, leftover))
-    patience = Patience()
+    patience, furthest = Patience(), part.landed
     while True:
         sink = _Landing(part, watcher)
         try:
@@ -300,7 +312,8 @@ def _transfer(part: Part, place: Place, watcher: Watcher) -> Flow[bool]:
             if part.landed == 0:
                 raise
             cut = error
-        if sink.got:
+        if part.landed > furthest:  # what only came once more is no progress
+            furthest = part.landed
             patience.renewed()
         yield from patience.after(cut)
 
@@ -309,13 +322,10 @@ def _content(part: Part, place: Place, sink: _Landing) -> Flow[Answer | None]:
     """Ask for what *part* lacks. None: nothing is lacking any more; an answer: it broke off."""
     fields = [("Accept-Encoding", "identity")]
     if part.landed and part.etag is not None:
-        fields += [("Range", range_from(part.landed)), ("If-Range", part.etag)]
+        fields += [("Range", range_from(_resumed_at(part))), ("If-Range", part.etag)]
     call = Call("GET", f"{place.path}/content", fields=tuple(fields), patience_s=_SILENT_S, sink=sink)
     answer = yield from send(call)
-    if answer.status == 416:
-        total = parse_content_range(answer.fields.joined("Content-Range"))
-        if isinstance(total, Unsatisfied) and total.total == part.landed:
-            return None  # all of it had landed before
+    if answer.status == 416:  # more is here than it has
         yield from do(partial(part.restart, None))
         return answer
     if answer.status in (200, 206):

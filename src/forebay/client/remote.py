@@ -6,9 +6,7 @@ What the server sends is kept in a cache by its digest, so that nothing is trans
 
 from __future__ import annotations
 
-import queue
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,23 +16,20 @@ from typing import BinaryIO, Self, TypeVar
 from forebay.client import calls, contents, fetching
 from forebay.client.cache import ContentCache
 from forebay.client.contents import Ending, Settle, fetch_content, land, land_version, place_of
+from forebay.client.crew import Crew
 from forebay.client.direct import Direct, Embedded, Outage
 from forebay.client.drivers import Driver, Hook, Line
 from forebay.client.exchange import Flow
 from forebay.client.fetching import Begun, Tell
 from forebay.client.landing import Landing, buffered
 from forebay.core.urls import show_url
-from forebay.errors import ForebayError, ServerUnreachable, StorageError
+from forebay.errors import ForebayError, ServerUnreachable
 from forebay.models import AnyStrategy, Request, RequestSpec, Response
-from forebay.reports import Fetched, GcReport, OnProgress, Progress, StorageUsage, VerifyReport, response_or_raise
+from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport, response_or_raise
 from forebay.settings import RemoteSettings
 from forebay.wishes import Wish, wishes
 
 T = TypeVar("T")
-
-_PROGRESS_EVERY_S = 0.1
-# Fetches under way at once in one call: the server fetches fewer, the others wait there.
-_CREW = 16
 
 
 def line_of(settings: RemoteSettings) -> Line:
@@ -106,8 +101,12 @@ class RemoteForebay:
     ) -> Response:
         """See `Forebay.fetch`; the server fetches. With *content*, its bytes are in the cache on return: they come
         while they land there."""
-        wish = wishes(sha256, expected_hash, refresh, tag, version, offline)(url)
-        return response_or_raise(self._fetch(wish, progress, content=content))
+        make = wishes(sha256, expected_hash, refresh, tag, version, offline)
+        if progress is None:
+            return response_or_raise(self._fetch(make(url), None, content=content))
+        make(url)  # what cannot be asked is raised
+        (fetched,) = self._drive(iter([url]), make, progress, content=content)
+        return response_or_raise(fetched)
 
     def fetch_many(
         self,
@@ -136,7 +135,7 @@ class RemoteForebay:
         content: bool,
     ) -> Generator[Fetched, None, None]:
         """Let a crew of threads fetch; answers and progress come out here, in the caller's thread."""
-        crew = _Crew(urls, lambda url, tell: self._fetch_safely(url, make, tell, content=content))
+        crew = Crew(urls, lambda url, tell: self._fetch_safely(url, make, tell, content=content))
         try:
             yield from crew.answers(progress)
         finally:
@@ -146,31 +145,20 @@ class RemoteForebay:
         self,
         url: str | RequestSpec,
         make: Callable[[str | RequestSpec], Wish],
-        progress: OnProgress | None,
+        tell: Tell | None,
         *,
         content: bool,
     ) -> Fetched:
         try:
-            return self._fetch(make(url), progress, content=content)
+            return self._fetch(make(url), tell, content=content)
         except ForebayError as error:
             return Fetched(show_url(url if isinstance(url, str) else url.url), None, "failed", error, asked=url)
 
-    def _fetch(self, wish: Wish, progress: OnProgress | None, *, content: bool) -> Fetched:
-        tell = None if progress is None else seldom(partial(progress, show_url(wish.spec.url)))
+    def _fetch(self, wish: Wish, tell: Tell | None, *, content: bool) -> Fetched:
         try:
-            flow = (
-                fetch_content(self._cache, self.server, wish, tell=tell)
-                if content
-                else fetching.fetch(wish, tell=tell)
-            )
-            fetched = self._reach(flow)
+            return self._reach(flow_of(wish, self._cache, self.server, tell, content=content))
         except ServerUnreachable as error:
-            fetched = self._directly(error, wish).fetch(wish, progress=progress)
-        except StorageError as error:
-            fetched = Fetched(show_url(wish.spec.url), None, "failed", error, asked=wish.asked)
-        if progress is not None:
-            progress(fetched.url, Progress(state="done"))
-        return fetched
+            return self._directly(error, wish).fetch(wish, progress=told_to(tell))
 
     def _reach(self, flow: Flow[T]) -> T:
         """What *flow* returns, unless the server was out of reach a moment ago."""
@@ -344,75 +332,13 @@ class RemoteForebay:
         return self._run(calls.usage())
 
 
-def seldom(tell: Tell) -> Tell:
-    """*tell*, about ten times a second at most, and at each change of state."""
-    last, state = float("-inf"), ""
-
-    def now_and_then(progress: Progress) -> None:
-        nonlocal last, state
-        now = time.monotonic()
-        if now - last >= _PROGRESS_EVERY_S or progress.state != state:
-            last, state = now, progress.state
-            tell(progress)
-
-    return now_and_then
+def flow_of(wish: Wish, cache: ContentCache, server: str, tell: Tell | None, *, content: bool) -> Flow[Fetched]:
+    """The flow that fetches *wish*, with its content or without."""
+    if content:
+        return fetch_content(cache, server, wish, tell=tell)
+    return fetching.fetch(wish, tell=tell)
 
 
-class _Crew:
-    """Threads that work through URLs, a few at once; their answers come out in the caller's thread."""
-
-    def __init__(
-        self,
-        urls: Iterator[str | RequestSpec],
-        fetch: Callable[[str | RequestSpec, OnProgress | None], Fetched],
-    ) -> None:
-        self._urls, self._fetch = urls, fetch
-        self._said: queue.SimpleQueue[Fetched | tuple[str, Progress] | BaseException] = queue.SimpleQueue()
-        self._todo: queue.SimpleQueue[str | RequestSpec | None] = queue.SimpleQueue()
-        self._threads = self._busy = 0
-        self._disbanded = False
-
-    def answers(self, progress: OnProgress | None) -> Generator[Fetched, None, None]:
-        """Each answer when it is there; *progress* is told in between."""
-        tell: OnProgress | None = None if progress is None else self._tell
-        for url in self._urls:
-            self._hire(tell)
-            self._todo.put(url)
-            self._busy += 1
-            while self._busy >= _CREW:
-                yield from self._next(progress)
-        while self._busy:
-            yield from self._next(progress)
-
-    def _tell(self, url: str, progress: Progress) -> None:
-        self._said.put((url, progress))
-
-    def _next(self, progress: OnProgress | None) -> Iterator[Fetched]:
-        match self._said.get():
-            case Fetched() as fetched:
-                self._busy -= 1
-                yield fetched
-            case BaseException() as error:
-                raise error
-            case (url, how_far):
-                assert progress is not None
-                progress(url, how_far)
-
-    def _hire(self, tell: OnProgress | None) -> None:
-        if self._threads < _CREW and self._threads <= self._busy:
-            self._threads += 1
-            # Daemons: an answer that the server still keeps back shall not keep a program from ending.
-            threading.Thread(target=self._work, args=(tell,), name="forebay-remote", daemon=True).start()
-
-    def _work(self, tell: OnProgress | None) -> None:
-        while (url := self._todo.get()) is not None and not self._disbanded:
-            try:
-                self._said.put(self._fetch(url, tell))
-            except BaseException as error:
-                self._said.put(error)
-
-    def disband(self) -> None:
-        """Nobody waits for the rest."""
-        self._disbanded = True
-        for _ in range(self._threads):
-            self._todo.put(None)
+def told_to(tell: Tell | None) -> OnProgress | None:
+    """*tell* as an embedded fetch takes it."""
+    return None if tell is None else lambda _, progress: tell(progress)

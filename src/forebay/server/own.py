@@ -66,11 +66,16 @@ class OwnRoutes(RequestRoutes):
             return Outgoing(under_way.model_dump_json(), 202, media_type="application/json")
 
     async def _begun(self, request_id: str) -> None:
-        """Return when what lands of a Request can be followed."""
+        """Return when what lands of a Request can be followed, and its version says so."""
         with self.basin.watching(request_id) as changes:
-            while (following := self.bay.follow(request_id)) is None:
+            while True:
+                following = self.bay.follow(request_id)
+                if following is not None:
+                    following.close()
+                    newest = await self.basin.run(self.bay.catalog.newest, request_id, now=self.basin.now())
+                    if newest is not None and newest.status == "in_progress":
+                        return
                 await changes.wait()
-            following.close()
 
     async def find(self, body: FindIn, who: Who) -> Request:
         """The one Request of a URL, or with an id. The URL is in the body, for it may hold a secret."""
