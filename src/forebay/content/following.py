@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from forebay.content.cached import read_cached
 from forebay.content.partial import Mark, Partials, State, read_open_mark
 from forebay.durable import storage_errors
 from forebay.errors import FollowBroken, StorageFailed
@@ -112,6 +113,12 @@ class Following:
         with storage_errors("a partial file", self._owner.folder):
             data = os.pread(self._data, size, offset) if size else b""
         return data if data or not size else self._fail(offset)
+
+    def read_cached(self, offset: int, size: int) -> bytes | None:
+        """`read` without waiting for a disk; None: it would."""
+        size = self._readable(offset, size)
+        data = read_cached(self._data, offset, size) if size else b""
+        return self._fail(offset) if size and data == b"" else data
 
     def readinto(self, buffer: memoryview, offset: int) -> int:
         """`read` into *buffer*; how many bytes it was."""

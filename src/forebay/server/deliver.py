@@ -256,7 +256,7 @@ class Delivery:
                 if not await changes.wait():
                     await self._see_to_it(found.request_id, found.version)
 
-            source = LandingSource(following, wait, reader)
+            source = LandingSource(following, wait, reader, self._pool)
             with contextlib.suppress(FollowBroken):
                 # The server holds a head back until there is some body, and as long as it is not out, whoever asks
                 # can get what comes instead: another generation, the last good version, or the reason.

@@ -31,6 +31,8 @@ from forebay.wishes import Wish
 
 PREFIX = b"/r/"
 _PARAMETERS = ("version", "tag", "verified")
+# Longer ones are looked up each time: one URL can be written in ever more, ever longer ways.
+_KEPT_BYTES = 2048
 
 
 class Door:
@@ -53,7 +55,7 @@ class Door:
             moment = self._fresh.moment
             target = _target(scope)
             fresh = await visit.pay(_wish(target, granted), verified=wants_end(target.own))
-        if fresh is not None:
+        if fresh is not None and len(key[0]) + len(key[1]) <= _KEPT_BYTES:
             self._fresh.keep(key, fresh, moment=moment)
 
 

@@ -15,12 +15,13 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import Protocol, Self
 
+from forebay.content.cached import read_cached
 from forebay.content.following import Following
 from forebay.core.delivery import Everything, Piece
 from forebay.core.ranges import MAX_BYTES
 from forebay.errors import ForebayError, StorageFailed
 from forebay.server.bodies import Disconnected, Receive
-from forebay.server.problems import Send
+from forebay.server.problems import Send, note_if_ours
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +32,6 @@ _LEAST_BYTES = 16 << 10
 _MOST_BYTES = 512 << 10
 # Who takes nothing for so long is gone, whatever its connection says. nginx's send_timeout is a minute.
 STALL_S = 120.0
-
-# Linux reads what is in memory at once, and says so when it is not; elsewhere a thread reads.
-_NOWAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 
 
 class Source(Protocol):
@@ -53,25 +51,31 @@ class StoredSource:
 
     async def read(self, offset: int, size: int) -> bytes:
         """See `Source.read`. A hop to a thread for each read would halve the rate of small files."""
-        if _NOWAIT is not None:
-            buffer = bytearray(size)
-            with contextlib.suppress(OSError):  # not in memory; or a file system that cannot say
-                got = os.preadv(self._descriptor, [buffer], offset, _NOWAIT)
-                return bytes(buffer) if got == size else bytes(memoryview(buffer)[:got])
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, os.pread, self._descriptor, size, offset)
+        data = read_cached(self._descriptor, offset, size)
+        if data is None:
+            loop = asyncio.get_running_loop()
+            try:
+                data = await loop.run_in_executor(self._pool, os.pread, self._descriptor, size, offset)
+            except OSError as error:
+                raise StorageFailed("a content", reason=error.strerror or str(error)) from error
+        return data
 
 
 class LandingSource:
     """A content that is being fetched. *wait* returns when it is worth looking again."""
 
-    def __init__(self, following: Following, wait: Callable[[], Awaitable[None]], reader: Reader) -> None:
-        self._following, self._wait, self._reader = following, wait, reader
+    def __init__(
+        self, following: Following, wait: Callable[[], Awaitable[None]], reader: Reader, pool: Executor
+    ) -> None:
+        self._following, self._wait, self._reader, self._pool = following, wait, reader, pool
 
     async def read(self, offset: int, size: int) -> bytes:
-        """See `Source.read`. What has just landed is in memory."""
+        """See `Source.read`. What has just landed is in memory; what a slow reader gets to later may not be."""
         while True:
-            data = self._following.read(offset, size)
+            data = self._following.read_cached(offset, size)
+            if data is None:
+                loop = asyncio.get_running_loop()
+                data = await loop.run_in_executor(self._pool, self._following.read, offset, size)
             if data or self._following.at_end(offset):
                 return data
             self._reader.check()
@@ -130,7 +134,8 @@ class Outflow:
         except TimeoutError:
             log.info("a reader took nothing for %d s and was broken off", STALL_S)
         except ForebayError as error:
-            log.warning("a reader was broken off: %s", error)
+            note_if_ours(error)
+            log.info("a reader was broken off: %s", error)
         finally:
             self._readers -= 1
 

@@ -132,6 +132,24 @@ def test_the_last_byte_of_a_known_total_waits_for_the_whole(
     partial.close()
 
 
+def test_a_read_that_waits_for_no_disk_gives_the_same_or_nothing(
+    partials: Partials, follow: Callable[[], Following]
+) -> None:
+    """What may not be read is not there; None says that only a read in a thread can tell."""
+    partial = begun(partials, b"abcdef", total=6)
+    following = follow()
+    assert following.read_cached(0, 100) in (b"abcde", None)
+    assert following.read_cached(5, 100) == b""
+    partial.seal()
+    assert following.read_cached(5, 100) in (b"f", None)
+    assert following.read_cached(6, 100) == b""
+    os.truncate(partial.path, 0)
+    with pytest.raises(StorageFailed):
+        following.read(0, 100)
+        following.read_cached(0, 100)
+    partial.close()
+
+
 def test_more_bytes_than_the_total_are_not_handed_out(partials: Partials, follow: Callable[[], Following]) -> None:
     """An origin that sends too much: that generation will fail."""
     partial = begun(partials, b"abcdef", total=4)
