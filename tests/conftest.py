@@ -331,6 +331,16 @@ def _shared(options: Sequence[str], folder: Path, env: dict[str, str]) -> Iterat
         served.close()
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A certificate for localhost, and its key."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    more = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*argv, *more], check=True, capture_output=True)
+    yield cert, key
+
+
 _TIMES = {
     "requests": ("first_requested_at", "latest_requested_at", "checked_at", "confirmed_at", "next_due_at"),
     "responses": ("requested_at", "cached_at", "last_used_at", "deleted_at", "pinned_until"),

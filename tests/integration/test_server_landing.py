@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,13 @@ def go_on() -> Iterator[threading.Event]:
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(16) as threads:
         yield threads
+
+
+def _curl_features() -> str:
+    try:
+        return subprocess.run(["curl", "--version"], capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        return ""
 
 
 class InChunks:
@@ -453,6 +461,41 @@ def test_what_is_not_as_expected_is_no_success_to_anybody(
     assert api.get(door(origin)).body == BODY
 
 
+@pytest.mark.skipif("HTTP2" not in _curl_features(), reason="needs a curl with HTTP/2")
+def test_over_http_2_a_cut_is_a_broken_stream(
+    serve: Serve, origin: Origin, go_on: threading.Event, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """RFC 9113 section 8.1.1: malformed, with a length or without; what ends well is whole."""
+    cert, key = certificate
+    served = serve("--tls-cert", str(cert), "--tls-key", str(key), env={"FOREBAY_MAX_ATTEMPTS": "1"}, wait=False)
+    url = served.wait(ready=False).url
+    behaviours = {
+        "/a": Stall(Resource(BODY), LANDED, go_on),
+        "/b": InChunks(BODY, LANDED, go_on),
+        "/c": Sequence(CutAfter(Resource(BODY), LANDED, go_on), Status(404)),
+        "/d": Sequence(InChunks(BODY, LANDED, go_on, cut=True), Status(404)),
+    }
+    readers = {}
+    for path, behaviour in behaviours.items():
+        origin.serve(path, behaviour)
+        out = tmp_path / path.strip("/")
+        argv = ["curl", "-q", "-sS", "--noproxy", "*", "--http2", "--cacert", str(cert), "-w", "%{http_version}"]
+        argv += ["-N", "-o", str(out), f"{url}/r/{origin.url(path)}"]
+        readers[path] = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL), out
+    try:
+        for _, out in readers.values():
+            while not out.exists() or out.stat().st_size < LANDED:
+                threading.Event().wait(0.02)  # a file cannot be waited for
+        go_on.set()
+        ends = {path: (curl.communicate(timeout=60)[0], curl.returncode) for path, (curl, _) in readers.items()}
+    finally:
+        for curl, _ in readers.values():
+            curl.kill()
+            curl.communicate()
+    assert ends == {"/a": (b"2", 0), "/b": (b"2", 0), "/c": (b"2", 92), "/d": (b"2", 92)}
+    assert [out.read_bytes() == BODY for _, out in readers.values()] == [True, True, False, False]
+
+
 # --- when who fetches goes -----------------------------------------------------------------------------------
 
 
@@ -515,6 +558,29 @@ def test_a_fetch_that_its_process_has_left_is_gone_on_with(
             whole = api.get(f"/v1/request/{made['id']}/response/v/{latest['version']}/content")
             assert (whole.status, whole.body == OTHER) == (200, True)
             assert coming.rest() == OTHER[LANDED:]
+
+
+def test_readers_go_on_when_another_process_on_the_folder_is_killed(
+    api: Api, origin: Origin, go_on: threading.Event, spawn: Callable[..., Any]
+) -> None:
+    """One that fetched for itself: whoever reads from the server has it gone on with."""
+    origin.serve("/a", Resource(BODY))
+    api.store(origin.url("/a"))  # so that it is not due, and nobody else would go on with it
+    origin.serve("/a", Stall(Resource(OTHER, etag='"v2"'), LANDED, go_on, times=1))
+    child = spawn(
+        "import forebay; forebay.open(ask['folder'], allow_private=True).fetch(ask['url'], refresh='always')",
+        folder=api.served.folder,
+        url=origin.url("/a"),
+    )
+    origin.wait_for(2, "/a")
+    (made,) = api.json("GET", f"/v1/request/?url={origin.url('/a')}")
+    latest = api.json("GET", f"/v1/request/{made['id']}/response/latest")
+    place = f"/v1/request/{made['id']}/response/v/{latest['version']}/content"
+    with api.dial("GET", place) as coming, api.dial("GET", place, ("Range", "bytes=1000-")) as other:
+        assert coming.read(LANDED) == OTHER[:LANDED]
+        child.kill()
+        assert coming.rest() == OTHER[LANDED:]
+        assert other.rest() == OTHER[1000:]
 
 
 def test_two_servers_on_one_folder_fetch_once(serve: Serve, origin: Origin, go_on: threading.Event) -> None:

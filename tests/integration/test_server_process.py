@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -138,16 +138,6 @@ def test_a_folder_that_cannot_be_is_ours_to_tell(serve: Serve, tmp_path: Path) -
     """A file is where the folder should be."""
     (tmp_path / "file").write_text("")
     assert "file" in complains(serve(folder="file", wait=False), code=2)
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """A certificate for localhost, and its key."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    more = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*argv, *more], check=True, capture_output=True)
-    yield cert, key
 
 
 def test_https_with_http_1_and_2(serve: Serve, certificate: tuple[Path, Path]) -> None:
