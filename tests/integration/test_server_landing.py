@@ -108,13 +108,17 @@ def is_void(coming: Coming, body: bytes) -> bool:
 # --- from the first byte -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["door", "version"])
+@pytest.mark.parametrize("where", ["door", "version", "named"])
 def test_the_first_bytes_go_out_while_the_origin_holds_the_rest(
     api: Api, origin: Origin, go_on: threading.Event, where: str
 ) -> None:
-    """At the door and at the version's own place, in each API process; the ETag is that of the end."""
+    """At the door, by its name, too, and at the version's own place, in each API process; the ETag is that of the
+    end."""
     origin.serve("/a", Stall(Resource(BODY, media_type="text/csv"), LANDED, go_on))
-    target = door(origin) if where == "door" else begun(api, origin)
+    target = door(origin)
+    if where != "door":
+        place = begun(api, origin)
+        target = place if where == "version" else f"{target}?forebay-version={place.split('/')[-2]}"
     with ExitStack() as stack:
         readers = [stack.enter_context(api.dial("GET", target)) for _ in range(16)]
         for coming in readers:
@@ -238,6 +242,7 @@ def test_who_wants_it_verified_waits_for_the_end(
     waiting = [
         pool.submit(api.get, f"{place}?forebay-verified=1"),
         pool.submit(api.get, f"{door(origin)}?forebay-verified=1"),
+        pool.submit(api.get, f"{door(origin)}?forebay-version={place.split('/')[-2]}&forebay-verified=1"),
         pool.submit(api.ask, "GET", door(origin, "/b"), version="HTTP/1.0"),
     ]
     with api.dial("GET", door(origin, "/b")) as beside:
@@ -254,7 +259,7 @@ def test_who_wants_it_verified_waits_for_the_end(
         answer = future.result()
         assert (answer.status, answer.body == BODY) == (200, True)
         assert answer.fields["content-length"] == str(len(BODY))
-    assert {future.result().fields["repr-digest"] for future in waiting[:2]} == {digest_field(BODY)}
+    assert {future.result().fields["repr-digest"] for future in waiting[:3]} == {digest_field(BODY)}
     refused = api.get(f"{place.replace('/v/', '/v/0')}?forebay-verified=1")
     assert problem(refused) == (404, "version_unknown")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -88,7 +88,8 @@ class Delivery:
         with Reader(receive) as reader:
             found = await self._find(request_id, version, granted)
             if found.status in UNDER_WAY:
-                if await self._landing(scope, send, reader, found):
+                verified = wants_end(target_of(b"", scope["query_string"]).own)
+                if await self.under_way(scope, send, reader, found, fields=_of_landing, verified=verified):
                     return
                 found = await self._find(request_id, version, granted)
             if found.content_sha256 is None or found.status not in ("ready", "duplicate"):
@@ -209,9 +210,18 @@ class Delivery:
 
     # --- what is still landing -------------------------------------------------------------------------
 
-    async def _landing(self, scope: Scope, send: Send, reader: Reader, found: Deliverable) -> bool:
-        """Follow a version under way; False, and nothing is sent, when it has ended before that could begin."""
-        verified = wants_end(target_of(b"", scope["query_string"]).own)
+    async def under_way(
+        self,
+        scope: Scope,
+        send: Send,
+        reader: Reader,
+        found: Deliverable,
+        *,
+        fields: Callable[[Deliverable], Pairs],
+        verified: bool,
+    ) -> bool:
+        """Follow a version that is being fetched, whoever does that. False, and nothing is sent, when it has ended
+        before that could begin: look at it again. *fields*: more of them; *verified*: only its end will do."""
         request_id, version = found.request_id, found.version
         with self.basin.watching(request_id) as changes:
             while True:
@@ -219,7 +229,7 @@ class Delivery:
                 now = self._reader.version(request_id, version)
                 if now is None or now.status not in UNDER_WAY:
                     return False
-                if not verified and await self.landing(scope, send, reader, changes, now, extra=_of_landing(now)):
+                if not verified and await self.landing(scope, send, reader, changes, now, extra=fields(now)):
                     return True
                 reader.check()
                 await changes.wait()

@@ -99,11 +99,23 @@ class _Visit:
             return await self._pay(wish, verified=verified)
 
     async def _pay(self, wish: Wish, *, verified: bool) -> _Fresh | None:
+        if wish.version is not None and await self._follow_named(wish, wish.version, verified=verified):
+            return None
         if wish.version is not None or wish.tag is not None:
             return await self._serve(wish, await self._basin.fetch(wish), before=None)
         before = await self._basin.run(self._basin.register, wish)
         fetched = await self._fetched_or_followed(wish, before, verified=verified)
         return None if fetched is None else await self._serve(wish, fetched, before=before)
+
+    async def _follow_named(self, wish: Wish, version: str, *, verified: bool) -> bool:
+        """Follow a version by its name, if it is being fetched."""
+        (registered,) = await self._basin.run(self._basin.bay.register, [wish])
+        found = None if registered is None else self._delivery.find(registered.request.id, version)
+        if found is None or found.status not in UNDER_WAY:
+            return False
+        return await self._delivery.under_way(
+            self._scope, self._send, self._reader, found, fields=_of_named, verified=verified
+        )
 
     async def _fetched_or_followed(self, wish: Wish, before: Registered, *, verified: bool) -> Fetched | None:
         """What came of *wish*; None when it went out while it landed."""
@@ -189,6 +201,11 @@ def _cache(forward: Forward | None, ttl_s: float, age_s: float, *, detail: str |
 def _forwarded(before: Registered) -> Forward:
     """Why the origin was asked for a new version."""
     return Forward("uri-miss" if before.latest is None else "stale", stored=True)
+
+
+def _of_named(found: Deliverable) -> Pairs:
+    """Fields of a version that somebody else has had fetched."""
+    return ("Cache-Status", format_cache_status(Forward("uri-miss", stored=True, collapsed=True))), *_common(found)
 
 
 def _common(found: Deliverable) -> Pairs:
