@@ -240,6 +240,8 @@ def _held(cache: ContentCache, place: Place, *, patient: bool) -> Flow[tuple[Pla
         if not waited or place.sha256 is not None:
             return place, part
         # Whoever had it may have brought it whole: then its digest is known by now.
+        if part.leftover() is None:
+            part.discard()
         part.close()
         waited = False
         place = yield from now_at(place)

@@ -14,7 +14,9 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, assert_never
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar, assert_never
 
 import httpx
 
@@ -25,8 +27,8 @@ from forebay.trust import system_ca_file
 
 T = TypeVar("T")
 
-# Bytes for which a hop to a thread, to write and hash them, costs little.
-_BLOCK_BYTES = 1 << 20
+# What may wait for a disk that is slower than the network.
+_GATHER_BYTES = 4 << 20
 _SEND_S = 60.0
 # A kept connection may turn out to be closed only when it is used: then once more, with another.
 _TRIES = 2
@@ -253,36 +255,51 @@ class AsyncDriver:
                 return Answer(
                     incoming.status_code, fields, b"".join([piece async for piece in incoming.aiter_raw()])
                 )
-            block = _Block(call.sink)
             try:
-                async for piece in incoming.aiter_raw():
-                    if block.add(piece):
-                        await _in_thread(block.flush)
+                async with _Writing(call.sink) as writing:
+                    async for piece in incoming.aiter_raw():
+                        await writing.add(piece)
             except httpx.TransportError as error:
-                await _in_thread(block.flush)
                 return Answer(incoming.status_code, fields, cut=_reason(error))
-            await _in_thread(block.flush)
             return Answer(incoming.status_code, fields)
 
 
-class _Block:
-    """Gathers pieces, so that a hop to a thread is worth it."""
+class _Writing:
+    """Hands pieces to a sink, in a thread: those that came while the ones before were written, all at once."""
 
     def __init__(self, sink: Sink) -> None:
-        self._sink, self._pieces, self._size = sink, [b""], 0
+        self._sink = sink
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._writer: asyncio.Task[None] | None = None
 
-    def add(self, piece: bytes) -> bool:
-        """Take *piece*; whether it is time to flush."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def add(self, piece: bytes) -> None:
+        """Take *piece*. Waits when too much has gathered; raises what writing raised."""
         self._pieces.append(piece)
         self._size += len(piece)
-        return self._size >= _BLOCK_BYTES
+        if self._writer is None or self._writer.done() or self._size >= _GATHER_BYTES:
+            await self._written()
+            block, self._pieces, self._size = b"".join(self._pieces), [], 0
+            self._writer = asyncio.ensure_future(asyncio.to_thread(self._sink.write, block))
 
-    def flush(self) -> None:
-        """Hand on what has gathered."""
-        block = b"".join(self._pieces)
-        self._pieces, self._size = [], 0
-        if block:
-            self._sink.write(block)
+    async def _written(self) -> None:
+        if self._writer is not None:
+            await asyncio.shield(self._writer)
+            self._writer = None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """What came is written, also when the connection broke; nothing is being written any more."""
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+        if error is None or isinstance(error, httpx.TransportError):
+            await self._written()
+            if self._pieces:
+                await _in_thread(partial(self._sink.write, b"".join(self._pieces)))
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
