@@ -130,13 +130,14 @@ def worker(
     """
     settings = _settings(data, allow_networks=allow_network, allow_private=allow_private)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if until_stdin_ends:
-        # Ctrl-C goes to us as well: whoever started us wants its answers to end first, and says when.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A terminal and systemd tell us as well: whoever started us wants its answers to end first, and says when.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
     else:
-        signal.signal(signal.SIGINT, lambda *_: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
     show_warnings()
     from forebay.server.worker import work
 

@@ -41,10 +41,11 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Application:
-    """One API process's application. The basin is opened and closed with the server's lifespan."""
+    """One API process's application. The basin is opened and closed with the server's lifespan; *started* is
+    called when it is open."""
 
-    def __init__(self, settings: ServerSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: ServerSettings, *, started: Callable[[], None] = lambda: None) -> None:
+        self._settings, self._started = settings, started
         self._basin: Basin | None = None
         self._access: Access | None = None
         self._api: Any = None
@@ -73,6 +74,7 @@ class Application:
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
+        self._started()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self._delivery.close()

@@ -6,6 +6,7 @@ is one. Otherwise a killed server would leave its port taken.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -23,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from types import FrameType
+from multiprocessing import resource_tracker
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
@@ -70,13 +71,17 @@ def serve(settings: ServerSettings, *, worker: Sequence[str], announce: Callable
         base = base_url(*address, tls=settings.tls_cert is not None)
         fetching = _FetchWorker(worker, tell)
         stop = _Stop(server, fetching)
-        server.on_startup(stop.take_signals)  # after granian has taken them
+        stop.take_signals()
+        server.on_startup(stop.handle_signals)  # granian has set handlers of its own by then
         fetching.start()
         threading.Thread(target=partial(_announce, address, base, announce), daemon=True).start()
         try:
             server.serve(target_loader=partial(load, settings), wrap_loader=False)
         except SystemExit as end:
-            return 2 if end.code else 0  # the API processes died again and again
+            # Whoever tells all processes to stop tells those first, perhaps, that have nothing to do.
+            if end.code and not stop.told:
+                tell("an API process that had just been started anew ended again; the server ends")
+                return 2
         finally:
             fetching.stop()
     return 0
@@ -242,7 +247,16 @@ def load(settings: ServerSettings) -> Any:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from forebay.server.app import Application
 
-    return Application(settings)
+    return Application(settings, started=_heed)
+
+
+def _heed(turns: int = 10) -> None:
+    """Be told to stop, after so many turns of the event loop. It is run twice: while the application starts, when
+    granian would wait for ever to be told that it must stop, and then to serve, from the fourth turn on."""
+    if turns:
+        asyncio.get_running_loop().call_soon(_heed, turns - 1)
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 def _end_with_parent() -> None:
@@ -304,22 +318,28 @@ class _FetchWorker:
             self._stopping.wait(_WORKER_BACKOFF_S[1])
             return None if self._stopping.is_set() else self._restarted()
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """End it: it suspends what runs; with *at_once* it is killed."""
+    def stop(self) -> None:
+        """End it: it suspends what runs."""
         with self._lock:
             self._stopping.set()
             process = self._process
-        if process is None:
+        if process is None or process.stdin is None:
             return
-        if at_once:
-            process.kill()
-        else:
-            process.terminate()
+        process.stdin.close()
         try:
             process.wait(_SUSPEND_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def kill(self) -> None:
+        """End it at once, and wait for nothing: this process ends, too."""
+        if self._process is not None:
+            self._process.kill()
+
+
+# A terminal and systemd send them to each process; who ends when, and how, is decided in one place.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Stop:
@@ -327,18 +347,34 @@ class _Stop:
 
     def __init__(self, server: MPServer, fetching: _FetchWorker) -> None:
         self._server, self._fetching = server, fetching
-        self._told = False
+        self.told = False
+        # nohup: who ignores the end of its terminal when it is started goes on doing so.
+        self._is_left_alone = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
     def take_signals(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        """Have signals told to a thread: a handler runs in the middle of anything, and must not wait for a lock
+        that the main thread holds. Whatever is started from now on is not interrupted by them."""
+        resource_tracker.ensure_running()  # it would be started with the first process, and unblock them
+        come, sent = os.pipe()
+        os.set_blocking(sent, False)
+        signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
+        self.handle_signals()
+        threading.Thread(target=self._listen, args=(come,), name="forebay-signals", daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # in this thread, and in what it starts
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if not self._told:
-            self._told = True
-            self._server.signal_handler_interrupt()  # type: ignore[no-untyped-call]
-            return
+    def handle_signals(self) -> None:
+        """Without a handler of Python's a signal would not be told."""
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        if self._is_left_alone:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _listen(self, come: int) -> None:
+        os.read(come, 1)
+        self.told = True
+        self._server.signal_handler_interrupt()  # type: ignore[no-untyped-call]
+        number = os.read(come, 1)[0]
         for worker in self._server.wrks:
             worker.kill()  # type: ignore[no-untyped-call]
-        self._fetching.stop(at_once=True)
+        self._fetching.kill()
         os._exit(128 + number)
