@@ -126,6 +126,14 @@ class Coming:
         self._read += len(data)
         return data
 
+    def some(self) -> bytes:
+        """What has come of the body since, or comes next: at least one byte, but at its end."""
+        if not self._ended and self._read == len(self._got):
+            self._more(1 << 16)
+        data = bytes(self._got[self._read :])
+        self._read = len(self._got)
+        return data
+
     def rest(self) -> bytes:
         """All that is left of the body, when it is there. Raises `Cut`."""
         while not self._ended:
