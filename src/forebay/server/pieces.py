@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -30,6 +32,8 @@ _PIECES_A_READER = 7
 _LEAST_BYTES = 16 << 10
 # Larger ones were no faster, smaller ones were (512 KiB: 0.45 s a GiB, 256 KiB: 1.5 s).
 _MOST_BYTES = 512 << 10
+# A reader that takes longer for a piece gets small ones: then the next limit means that it takes nothing at all.
+_SLOW_S = 1.0
 # Who takes nothing for so long is gone, whatever its connection says. nginx's send_timeout is a minute.
 STALL_S = 120.0
 
@@ -112,41 +116,58 @@ class Reader:
             pass
 
 
+@dataclass(slots=True)
+class _Pace:
+    """How fast one reader takes its pieces. *clock* is steady."""
+
+    clock: Callable[[], float]
+    slow: bool = False
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        began = self.clock()
+        yield
+        self.slow = self.clock() - began > _SLOW_S
+
+
 class Outflow:
     """All bodies that one process sends."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._readers = 0
 
     async def send(self, send: Send, reader: Reader, body: Iterable[Piece], source: Source) -> None:
         """Send *body*, whose head has been sent. When not all of it can be, *reader* sees a broken connection,
         never a short success: the server breaks off whoever returns without the last event."""
         self._readers += 1
+        pace = _Pace(self._clock)
         try:
-            async with contextlib.aclosing(self._pieces(body, source)) as pieces:
+            async with contextlib.aclosing(self._pieces(body, source, pace)) as pieces:
                 async for data in pieces:
                     reader.check()
                     async with asyncio.timeout(STALL_S):
-                        await send({"type": "http.response.body", "body": data, "more_body": True})
+                        with pace.timed():
+                            await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except Disconnected:
             pass
         except TimeoutError:
-            log.info("a reader took nothing for %d s and was broken off", STALL_S)
+            log.warning("a reader took nothing for %d s and was broken off", STALL_S)
         except ForebayError as error:
             note_if_ours(error)
             log.info("a reader was broken off: %s", error)
         finally:
             self._readers -= 1
 
-    async def _pieces(self, body: Iterable[Piece], source: Source) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, body: Iterable[Piece], source: Source, pace: _Pace) -> AsyncGenerator[bytes, None]:
         for piece in body:
             if isinstance(piece, bytes):
                 yield piece
                 continue
             offset, stop = (0, MAX_BYTES) if isinstance(piece, Everything) else piece
             while offset < stop:
-                data = await source.read(offset, min(self._piece_bytes(), stop - offset))
+                data = await source.read(offset, min(self._piece_bytes(pace), stop - offset))
                 if not data:
                     if isinstance(piece, Everything):
                         return
@@ -154,6 +175,8 @@ class Outflow:
                 offset += len(data)
                 yield data
 
-    def _piece_bytes(self) -> int:
+    def _piece_bytes(self, pace: _Pace) -> int:
+        if pace.slow:
+            return _LEAST_BYTES
         share = _BUDGET_BYTES // (_PIECES_A_READER * self._readers)
         return max(_LEAST_BYTES, min(_MOST_BYTES, share))
