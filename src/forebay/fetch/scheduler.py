@@ -20,6 +20,8 @@ _LONGEST_SLEEP_S = 60.0
 # What is due but fetched by someone else, or failed to begin, is looked at again after this; what fails to begin
 # again and again, after twice as long each time.
 _SHORTEST_SLEEP_S = 1.0
+# For more that is due, after something was begun: not while that begins, which would take a millisecond longer.
+_LOOK_ON_S = 0.01
 # What clocks are slewed by is less.
 _CLOCK_SET_BACK_S = 60.0
 
@@ -90,10 +92,10 @@ class Scheduler:
         many = 2 * self._room + len(busy)
         asked = self._frontier.asked(limit=many)
         if self._begin(asked, busy, room=2 * self._room, urgent=True):
-            return 0.0
+            return _LOOK_ON_S
         due = self._frontier.due(now=now, limit=many)
         if self._begin(due, busy | set(asked), room=self._room, urgent=False):
-            return 0.0
+            return _LOOK_ON_S
         if len(self._running) >= self._room:
             return _LONGEST_SLEEP_S  # the next end wakes us
         next_at = self._frontier.next_due_at()
