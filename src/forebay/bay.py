@@ -79,12 +79,12 @@ class Forebay:
         with storage_errors(f"the folder {self.folder}", self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.store = FileContentStore(self.folder / "content")
-            self.wakeups = Wakeups(self.folder / "wakeups")
-            self.partials = Partials(self.folder / "partial", ring=self.wakeups.ring)
-            self._followings = Followings(self.partials, total_of=total_of)
         self._database = Database(self.folder / "catalog.sqlite")
         with storage_errors(f"the folder {self.folder}", self.folder):
             self.owner = Owner(self.folder / "owners")
+            self.wakeups = Wakeups(self.folder / "wakeups", owner=self.owner.id, is_alive=self.owner.is_alive)
+            self.partials = Partials(self.folder / "partial", ring=self.wakeups.ring)
+            self._followings = Followings(self.partials, total_of=total_of)
         self.catalog = Catalog(self._database)
         self.frontier = Frontier(self._database)
         self.tokens = Tokens(self._database)

@@ -1,12 +1,12 @@
 """Wake-ups between the processes on one folder, by key: "look again", never "this is so".
 
 Whoever waits for something watches its key; whoever has changed it rings. A ring is a Unix datagram: nobody
-waits for anybody. It may be lost (a kill, two mounts of /tmp), so whoever waits also looks every
-`LOOK_AGAIN_S`.
+waits for anybody. It may be lost (a kill, two processes that see different folders as /tmp), so whoever waits
+also looks every `LOOK_AGAIN_S`.
 
 A watching process has one socket, in a short folder of its own: a socket's path may have 104 bytes (macOS), and
-the data folder may be deep. ``wakeups/<key>/<hub>`` is a symlink to it. Links that a kill left behind are
-removed by whoever finds nobody behind them.
+the data folder may be deep. ``wakeups/<key>/<owner>`` is a symlink to it. Links that a kill left behind are
+removed by whoever finds nobody behind them; a socket that is not to be seen from here may be somebody's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 import shutil
 import socket
 import stat
@@ -38,7 +37,6 @@ _TRIES = 1000
 # What sendto says of a full buffer: EAGAIN on Linux, ENOBUFS on macOS.
 _FULL = (errno.EAGAIN, errno.ENOBUFS)
 _NO_WAKEUPS = "no wake-ups, so whoever waits for a download here waits a little longer: %s"
-_NOBODY = (errno.ECONNREFUSED, errno.ENOENT)
 
 
 class Watch:
@@ -55,10 +53,14 @@ class Watch:
 
 
 class Wakeups:
-    """Who is to be woken, of all processes on one data folder. Usable from any thread."""
+    """Who is to be woken, of all processes on one data folder. Usable from any thread.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    *owner* names this process, to no other `Wakeups`; *is_alive*: whether the process that another one names is
+    there.
+    """
+
+    def __init__(self, folder: Path, *, owner: str, is_alive: Callable[[str], bool]) -> None:
+        self._folder, self._owner, self._is_alive = folder, owner, is_alive
         self._lock = threading.Lock()
         self._hub: _Hub | None = None
         self._sender: socket.socket | None = None
@@ -71,7 +73,7 @@ class Wakeups:
         with self._lock:
             if self._hub is None and not self._closed:
                 try:
-                    self._hub = _Hub(self._folder)
+                    self._hub = _Hub(self._folder, self._owner)
                 except OSError as error:  # no descriptor left, say: perhaps the next one gets it
                     if not self._warned:
                         log.warning(_NO_WAKEUPS, error)
@@ -96,7 +98,7 @@ class Wakeups:
         for hub in hubs:
             with contextlib.suppress(OSError):  # the link or the whole folder has gone
                 link = f"{place}/{hub}"
-                _send(sender, key, link=link, address=os.readlink(link))  # noqa: PTH115
+                self._send(sender, key, link=link, address=os.readlink(link))  # noqa: PTH115
 
     def _open_sender(self) -> socket.socket | None:
         with self._lock:
@@ -117,8 +119,27 @@ class Wakeups:
                 try:
                     caller.connect(address)
                 except OSError as error:
-                    if error.errno in _NOBODY:
+                    if self._is_nobody(error, link.name):
                         _bury(link, Path(address))
+
+    def _send(self, sender: socket.socket, key: str, *, link: str, address: str) -> None:
+        try:
+            sender.sendto(key.encode(), address)
+        except OSError as error:
+            if error.errno in _FULL:
+                # Full of rings for other keys: on some systems ten are enough. The note says that some were lost.
+                # It is made before the second attempt: if that fails too, something is received later than the
+                # note was made, and whoever receives looks for a note afterwards.
+                _note(address).touch(mode=0o600)
+                sender.sendto(key.encode(), address)
+            elif self._is_nobody(error, Path(link).name):
+                _bury(Path(link), Path(address))
+
+    def _is_nobody(self, error: OSError, owner: str) -> bool:
+        # No such file does not mean no such process: a container's /tmp is its own, and so is a service's with
+        # systemd's PrivateTmp. The lock of its owner is in the data folder, which all of them see.
+        gone = error.errno == errno.ENOENT and not self._is_alive(owner)
+        return gone or error.errno == errno.ECONNREFUSED
 
     def close(self) -> None:
         """Make no more calls, stop the thread, leave nothing behind. Rings are lost from then on."""
@@ -130,20 +151,6 @@ class Wakeups:
             hub.close()
         if sender is not None:
             sender.close()
-
-
-def _send(sender: socket.socket, key: str, *, link: str, address: str) -> None:
-    try:
-        sender.sendto(key.encode(), address)
-    except OSError as error:
-        if error.errno in _FULL:
-            # Full of rings for other keys: on some systems ten are enough. The note says that some were lost.
-            # It is made before the second attempt: if that fails too, something is received later than the
-            # note was made, and whoever receives looks for a note afterwards.
-            _note(address).touch(mode=0o600)
-            sender.sendto(key.encode(), address)
-        elif error.errno in _NOBODY:
-            _bury(Path(link), Path(address))
 
 
 def _note(address: str) -> Path:
@@ -173,9 +180,8 @@ def _remove(*steps: Callable[[], None]) -> None:
 class _Hub:
     """The socket of one process, and who is called for what."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._name = f"{os.getpid()}-{secrets.token_hex(8)}"
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
         self._lock = threading.Lock()
         self._watches: dict[str, dict[Watch, None]] = {}
         self._closing = False
@@ -256,7 +262,7 @@ class _Hub:
         with contextlib.suppress(BlockingIOError):
             while not self._closing:
                 keys.add(self._socket.recv(_DATAGRAM_BYTES, socket.MSG_DONTWAIT).decode(errors="replace"))
-        try:  # after the buffer was emptied: see `_send`
+        try:  # after the buffer was emptied: see `Wakeups._send`
             _note(self._address).unlink()
         except OSError:
             return keys

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from forebay.content.wakeups import Wakeups
+from forebay.fetch.owner import Owner
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -35,6 +36,11 @@ class Bell:
             assert self._changed.wait_for(lambda: self.count >= count, 30), f"{self.count} of {count} calls came"
 
 
+def wakeups_of(folder: Path, owner: str = "me") -> Wakeups:
+    """Those of *owner*, who finds only itself alive."""
+    return Wakeups(folder, owner=owner, is_alive=owner.__eq__)
+
+
 @pytest.fixture
 def homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The temporary folder in which this test's sockets are; a short one."""
@@ -45,7 +51,7 @@ def homes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def wakeups(tmp_path: Path, homes: Path) -> Iterator[Wakeups]:
-    board = Wakeups(tmp_path / "wakeups")
+    board = wakeups_of(tmp_path / "wakeups")
     yield board
     board.close()
     assert list(homes.iterdir()) == []
@@ -126,7 +132,7 @@ def test_a_call_that_fails_keeps_nobody_waiting(wakeups: Wakeups, caplog: pytest
 
 def test_closing_leaves_nothing(tmp_path: Path, homes: Path) -> None:
     """No link, no socket, no thread; from then on watching and ringing do nothing."""
-    board = Wakeups(tmp_path / "wakeups")
+    board = wakeups_of(tmp_path / "wakeups")
     bell = Bell()
     watch = board.watch(KEY, bell)
     board.close()
@@ -141,7 +147,7 @@ def test_closing_leaves_nothing(tmp_path: Path, homes: Path) -> None:
 
 def test_closing_from_a_call(tmp_path: Path, homes: Path) -> None:
     """The thread of the calls may be the one that closes."""
-    board = Wakeups(tmp_path / "wakeups")
+    board = wakeups_of(tmp_path / "wakeups")
     closed = Bell()
 
     def close() -> None:
@@ -159,7 +165,7 @@ def test_a_folder_that_is_far_too_deep_for_a_socket(tmp_path: Path, homes: Path)
     deep = tmp_path.joinpath(*["a-folder-with-a-long-name" * 4] * 5)
     deep.mkdir(parents=True)
     assert len(str(deep)) > 500
-    board, other, bell = Wakeups(deep / "wakeups"), Wakeups(deep / "wakeups"), Bell()
+    board, other, bell = wakeups_of(deep / "wakeups"), wakeups_of(deep / "wakeups", "other"), Bell()
     board.watch(KEY, bell)
     other.ring(KEY)
     bell.wait()
@@ -172,7 +178,7 @@ def test_a_temporary_folder_that_is_too_deep(tmp_path: Path, monkeypatch: pytest
     deep = tmp_path / ("t" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    board, bell = Wakeups(tmp_path / "wakeups"), Bell()
+    board, bell = wakeups_of(tmp_path / "wakeups"), Bell()
     board.watch(KEY, bell)
     board.ring(KEY)
     bell.wait()
@@ -189,7 +195,7 @@ def test_without_a_socket_there_are_no_calls_and_no_errors(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tempfile, "mkdtemp", refused)
-    board, bell = Wakeups(tmp_path / "wakeups"), Bell()
+    board, bell = wakeups_of(tmp_path / "wakeups"), Bell()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             board.watch(KEY, bell).close()
@@ -236,7 +242,7 @@ WATCH = """
 import threading
 from pathlib import Path
 from forebay.content.wakeups import Wakeups
-board = Wakeups(Path(ask["folder"]))
+board = Wakeups(Path(ask["folder"]), owner="child", is_alive=lambda _: False)
 board.watch(ask["key"], lambda: say(woken=True))
 say(ready=True)
 sys.stdin.readline()
@@ -296,13 +302,38 @@ def test_what_a_killed_watcher_of_another_folder_left_goes_too(
     watch.close()
 
 
-def test_a_watcher_whose_socket_is_gone_is_forgotten(wakeups: Wakeups, tmp_path: Path) -> None:
-    """Somebody has tidied /tmp up: nothing is behind the link."""
+@pytest.mark.parametrize("how", ["ring", "sweep"])
+def test_a_killed_watcher_whose_socket_is_gone_is_forgotten(tmp_path: Path, homes: Path, how: str) -> None:
+    """The machine was started anew, say, with an empty /tmp."""
+    board = wakeups_of(tmp_path / "wakeups")
     place = tmp_path / "wakeups" / KEY
     place.mkdir(parents=True)
     (place / "gone").symlink_to("/tmp/forebay-gone/s")
-    wakeups.ring(KEY)
+    board.ring(KEY) if how == "ring" else board.sweep()
     assert not place.exists()
+    board.close()
+
+
+@pytest.mark.parametrize("how", ["ring", "sweep"])
+def test_a_watcher_in_another_temporary_folder_is_not_forgotten(tmp_path: Path, homes: Path, how: str) -> None:
+    """Whoever has a /tmp of its own, as in a container, cannot reach its socket, but sees its lock: those who can
+    reach it wake it as before."""
+    watcher, stranger = Owner(tmp_path / "owners"), Owner(tmp_path / "owners")
+    board = Wakeups(tmp_path / "wakeups", owner=watcher.id, is_alive=watcher.is_alive)
+    contained = Wakeups(tmp_path / "wakeups", owner=stranger.id, is_alive=stranger.is_alive)
+    bell = Bell()
+    board.watch(KEY, bell)
+    (home,) = homes.iterdir()
+    hidden = home.rename(home.with_name("of-another-mount"))
+    contained.ring(KEY) if how == "ring" else contained.sweep()
+    hidden.rename(home)
+    assert links(tmp_path) == [KEY]
+    board.ring(KEY)
+    bell.wait()
+    contained.close()
+    board.close()
+    watcher.close()
+    stranger.close()
 
 
 def test_what_is_not_ours_behind_a_link_stays(
@@ -325,7 +356,7 @@ def test_what_is_not_ours_behind_a_link_stays(
 
 def test_two_come_and_go_on_one_key(wakeups: Wakeups, tmp_path: Path, homes: Path) -> None:
     """The folder of a key is made and removed under each other's eyes: no watch gets lost."""
-    other = Wakeups(tmp_path / "wakeups")
+    other = wakeups_of(tmp_path / "wakeups", "other")
 
     def come_and_go() -> None:
         for _ in range(300):

@@ -17,7 +17,8 @@ def in_a_basin(folder: Path, test: Callable[[Basin, Wakeups], Awaitable[None]]) 
     """Run *test* with the basin of an API process and the wake-ups of another process."""
 
     async def run() -> None:
-        basin, elsewhere = Basin(ServerSettings(data=folder)), Wakeups(folder / "wakeups")
+        basin = Basin(ServerSettings(data=folder))
+        elsewhere = Wakeups(folder / "wakeups", owner="elsewhere", is_alive=basin.bay.owner.is_alive)
         try:
             await asyncio.wait_for(test(basin, elsewhere), LONG_S / 2)
         finally:
