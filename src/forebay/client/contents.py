@@ -36,6 +36,9 @@ _SETTLE_S, _SETTLE_TRIES = 0.02, 500
 # A server that pauses for so long is gone: while it waits for the origin, it says so by nothing.
 _SILENT_S = 600.0
 
+# What is over so soon is had faster whole than followed, which takes a round more (benchmarks: 1 MiB, cold).
+_GRACE_S = 0.05
+
 Settle = Callable[[], Flow[Response]]
 
 
@@ -120,7 +123,7 @@ def fetch_content(cache: ContentCache, server: str, wish: Wish, *, tell: Tell | 
     """What comes of *wish*, with its content in the cache: what is still landing on the server lands here as well.
     Raises `ServerUnreachable` and errors of our storage; what else fails is a value."""
     watcher = UNSEEN if tell is None else Teller(tell)
-    outcome = yield from fetching.begin(wish, tell=tell)
+    outcome = yield from fetching.begin(wish, tell=tell, grace_s=_GRACE_S)
     if isinstance(outcome, Begun):
         ending = Ending(wish, outcome.asked_at)
         try:

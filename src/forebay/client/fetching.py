@@ -63,18 +63,26 @@ def fetch(wish: Wish, *, tell: Tell | None = None, asked_at: float | None = None
     return outcome
 
 
-def begin(wish: Wish, *, tell: Tell | None = None) -> Flow[Fetched | Begun]:
-    """As `fetch`, but only until there is something to follow."""
-    return (yield from _fetch(wish, tell=tell, asked_at=None, until="begun"))
+def begin(wish: Wish, *, tell: Tell | None = None, grace_s: float = 0.0) -> Flow[Fetched | Begun]:
+    """As `fetch`, but only until there is something to follow; what is over within *grace_s* is not followed."""
+    return (yield from _fetch(wish, tell=tell, asked_at=None, until="begun", grace_s=grace_s))
 
 
 def _fetch(
-    wish: Wish, *, tell: Tell | None, asked_at: float | None, until: Literal["over", "begun"]
+    wish: Wish,
+    *,
+    tell: Tell | None,
+    asked_at: float | None,
+    until: Literal["over", "begun"],
+    grace_s: float = 0.0,
 ) -> Flow[Fetched | Begun]:
     patience = Patience()
     wait_s = WAIT_S if tell is None else WATCH_S
     while True:
-        call = _call(wish, asked_at=asked_at, wait_s=wait_s, until=until)
+        if asked_at is None and grace_s:
+            call = _call(wish, asked_at=None, wait_s=grace_s, until="over")
+        else:
+            call = _call(wish, asked_at=asked_at, wait_s=wait_s, until=until)
         try:
             answer = yield from ask(call)
         except ServerUnreachable as error:
