@@ -120,6 +120,22 @@ def test_what_is_asked_for_comes_first(make_bay: MakeBay, origin: Origin) -> Non
     assert [seen.path for seen in origin.requests()[:2]] == ["/due", "/asked"]
 
 
+def test_an_ask_is_found_though_no_poke_comes(bay: Forebay, origin: Origin) -> None:
+    """Rings get lost, where processes see different folders as /tmp each of them: it looks all the same."""
+    scheduler = bay.scheduler()
+    scheduler.start()
+    try:
+        for path in ("/1", "/2", "/3", "/4"):  # the end of each pokes it once more: not before all of them
+            origin.serve(path, Resource(b"here"))
+            (asked,) = bay.catalog.find_or_create([RequestSpec(url=origin.url(path))], now=time.time())
+            bay.frontier.ask(asked.request.id)
+            origin.wait_for(1, path)
+            while bay.catalog.latest_ready(asked.request.id, now=time.time()) is None:
+                pass
+    finally:
+        scheduler.stop()
+
+
 def test_what_cannot_begin_rests_and_is_tried_again(bay: Forebay, origin: Origin) -> None:
     """An ask is not lost on a fetch that came to no end: it is tried again soon."""
     held = origin.serve("/f", Held(Resource(b"here")))
