@@ -1,6 +1,7 @@
 """Who may ask a real server for what: tokens and their scopes, groups, Host, pages of other sites."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -89,10 +90,58 @@ def test_each_scope_is_for_its_own(asking: Callable[..., httpx.Client], origin: 
     path = f"/v1/request/{made.json()['id']}"
     assert code(asking("write").get(path)) == (403, "scope_missing")
     assert asking("read").get(path).status_code == 200
-    assert asking("read").post(f"{path}/fetch", json={"wait_sec": 30}).status_code == 200
+    assert code(asking("read").post(f"{path}/fetch", json={"wait_sec": 30})) == (403, "scope_missing")
     assert code(asking("read").post(f"{path}/refresh")) == (403, "scope_missing")
     assert code(asking("read").delete(path)) == (403, "scope_missing")
     assert asking("admin").delete(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"http_method": "put"}, {"http_header_fields": {"X-A": "b"}}, {"http_query_params": {"a": "b"}},
+        {"http_request_body": "x"}, {"group_name": "other"}, {"description": "mine"}, {"validation_hash_type": "md5"},
+        {"cache_configuration": {"recaching_strategy": {"strategy_name": "cron", "cron": "* * * * *"}}},
+        {"cache_configuration": {"max_cached_unpinned_versions": 1}},
+    ],
+)  # fmt: skip
+def test_who_only_reads_has_fetched_what_the_door_would(
+    asking: Callable[..., httpx.Client], origin: Origin, more: dict[str, Any]
+) -> None:
+    """A plain GET, once it is due; whatever else an origin would see, or the server would keep, needs `write`."""
+    origin.serve("/f", Resource(b"content"))
+    plain = {"url": origin.url("/f")}
+    for ask in ({"request": plain | more}, {"request": plain, "refresh": "always"}):
+        assert code(asking("read").post("/v1/fetch", json=ask)) == (403, "scope_missing")
+    assert not origin.requests("/f")
+    for name in ("read", "red"):
+        fetched = asking(name).post("/v1/fetch", json={"request": plain, "wait_sec": 30})
+        assert fetched.status_code == 200, fetched.text
+    # What is there may be read, whatever it is.
+    for named in ({"offline": True}, {"version": "20260101T000000000000Z"}, {"tag": "good"}):
+        found = asking("read").post("/v1/fetch", json={"request": plain | more} | named)
+        assert found.status_code in (200, 404, 504), found.text
+    asked = {"request": plain | more, "wait_sec": 30}
+    assert code(asking("read").post("/v1/fetch", json=asked)) == (403, "scope_missing")
+    assert asking("admin").post("/v1/fetch", json=asked).status_code == 200
+
+
+def test_each_route_states_its_scope(asking: Callable[..., httpx.Client]) -> None:
+    """In the OpenAPI document, and it is what a token without it is told to lack."""
+    client = asking("read")
+    document = client.get("/openapi.json").json()
+    stated = 0
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if not path.startswith("/v1/") or path.endswith("/content"):
+                continue
+            stated += 1
+            assert operation["x-scope"] in ("read", "write", "admin"), path
+            lacking = operation["x-scope"] != "read"
+            asked = re.sub(r"\{request_timestamp\}", "1.5", path)
+            answer = client.request(method, re.sub(r"\{\w+\}", "xx", asked), json=None if method == "get" else {})
+            assert (answer.status_code == 403) == lacking, (method, path, answer.text)
+    assert stated > 20
 
 
 def test_a_group_is_all_that_its_token_sees(asking: Callable[..., httpx.Client], origin: Origin) -> None:

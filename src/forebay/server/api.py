@@ -14,12 +14,14 @@ from starlette.routing import Match
 
 import forebay
 from forebay.api_models import Health, Problem
+from forebay.catalog.tokens import Scope as TokenScope
 from forebay.errors import BodyInvalid, ForebayError, InvalidValue, MethodRefused, RequestError, UnknownPath
 from forebay.server.apidocs import POLICY, content_paths, page
 from forebay.server.basin import Basin
+from forebay.server.bodies import Scope
 from forebay.server.own import make_own_router
 from forebay.server.problems import note_if_ours, problem, problem_body, problem_fields, problem_of
-from forebay.server.requests import Answers, make_router
+from forebay.server.requests import SCOPE, Answers, make_router
 from forebay.server.worker import is_working
 
 _MEANINGS = {
@@ -95,6 +97,16 @@ def make_api(basin: Basin) -> FastAPI:
 def _is_ready(basin: Basin) -> bool:
     basin.bay.frontier.next_due_at()
     return is_working(basin.bay)
+
+
+def scope_needed(api: FastAPI, scope: Scope) -> TokenScope:
+    """What its token must have for a message to *api*: what its route says; where none is, something."""
+    asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+    for route in api.state.every_route:
+        if isinstance(route, APIRoute) and route.matches(asked)[0] is Match.FULL:
+            needed: TokenScope = (route.openapi_extra or {}).get(SCOPE, "admin")
+            return needed
+    return "read" if scope["method"] in ("GET", "HEAD", "OPTIONS") else "write"
 
 
 def document_of(api: FastAPI) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.errors import MethodRefused
 from forebay.server.access import Access, Granted, Hosts
-from forebay.server.api import make_api
+from forebay.server.api import make_api, scope_needed
 from forebay.server.basin import Basin
 from forebay.server.bodies import (
     Disconnected,
@@ -37,7 +37,6 @@ Send = Callable[[Message], Awaitable[None]]
 _CONTENT = re.compile(r"/v1/request/([^/]+)/response/v/([^/]+)/content")
 # Nothing in them is anybody's; a browser and a load balancer have no token.
 _OPEN = frozenset({"/", "/docs", "/openapi.json", "/readyz"})
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Application:
@@ -116,21 +115,12 @@ class Application:
                 scope, receive, sent, granted=granted, request_id=content[1], version=content[2]
             )
             return
-        granted = self._check(scope, self._need(scope))
+        granted = self._check(scope, None if path in _OPEN else scope_needed(self._api, scope))
         await self._answer_json({**scope, "forebay.granted": granted}, receive, sent)
 
     def _check(self, scope: Scope, need: TokenScope | None, *, door: bool = False) -> Granted:
         assert self._access is not None
         return self._access.check(scope, need, door=door)
-
-    def _need(self, scope: Scope) -> TokenScope | None:
-        if scope["path"] in _OPEN:
-            return None
-        if scope["path"].startswith("/v1/storage/"):
-            return "admin"
-        # To fetch is what the door does for who reads; to find takes a body for the URL's sake.
-        reads = scope["method"] in _WITHOUT_BODY or scope["path"].endswith(("/fetch", "/v1/find"))
-        return "read" if reads else "write"
 
     async def _answer_json(self, scope: Scope, receive: Receive, sent: _Sent) -> None:
         body = await read_body(scope, receive)

@@ -21,12 +21,14 @@ from forebay.api_models import (
     VerifyIn,
     WishIn,
 )
+from forebay.catalog.tokens import Scope as TokenScope
 from forebay.core.urls import normalise_url
-from forebay.models import Request, Response
+from forebay.models import Request, RequestSpec, Response
 from forebay.reports import Fetched, GcReport, StorageUsage
+from forebay.server.access import Granted
 from forebay.server.basin import Basin
-from forebay.server.requests import RequestId, RequestRoutes, Who, shown
-from forebay.wishes import is_request_id, the_one, wishes
+from forebay.server.requests import RequestId, RequestRoutes, Who, needs, shown
+from forebay.wishes import Wish, is_request_id, the_one, wishes
 
 
 class OwnRoutes(RequestRoutes):
@@ -38,6 +40,7 @@ class OwnRoutes(RequestRoutes):
         spec = body.request.spec(group=who.group)
         who.require_group(spec.group_name)
         wish = wishes(None, body.expected_hash, body.refresh, body.tag, body.version, body.offline)(spec)
+        who.require(_scope_of(wish, who))
         began_at = self.basin.now() if body.asked_at is None else body.asked_at
         asked = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
@@ -114,6 +117,14 @@ class OwnRoutes(RequestRoutes):
         return VerifiedPart(report=report, next=following, total_bytes=total)
 
 
+def _scope_of(wish: Wish, who: Granted) -> TokenScope:
+    """The scope that *wish* needs: who may only read has fetched what the door would fetch, and as it would."""
+    if wish.offline or wish.tag is not None or wish.version is not None:
+        return "read"  # nothing is registered, and nothing fetched
+    plain = RequestSpec(url=wish.spec.url, group_name=who.group or "default")
+    return "read" if wish.refresh is None and wish.spec == plain else "write"
+
+
 def _answer_of(fetched: Fetched) -> FetchAnswer:
     """What tells of *fetched*; raises its error when there is no version."""
     error = fetched.error
@@ -134,7 +145,7 @@ def make_own_router(
     waits: dict[int | str, dict[str, Any]] = {202: {"model": FetchUnderWay, "description": "It is not over yet."}}
     requests: Any = {"tags": ["Requests"]}
     storage: Any = {"tags": ["Storage"]}
-    add = router.add_api_route
+    add, reads, writes, governs = router.add_api_route, needs("read"), needs("write"), needs("admin")
     add(
         "/fetch",
         routes.fetch_any,
@@ -142,11 +153,12 @@ def make_own_router(
         response_model=FetchAnswer,
         responses=waits | fetch_problems,
         **requests,
+        **reads,  # for what the door would fetch; the handler asks for more
     )
-    add("/find", routes.find, methods=["POST"], **requests)
-    add("/request/{request_id}/removed", routes.removed, methods=["GET"], **requests)
-    add("/request/{request_id}/undelete", routes.undelete, methods=["POST"], **requests)
-    add("/storage/usage", routes.usage, methods=["GET"], **storage)
-    add("/storage/gc", routes.gc, methods=["POST"], **storage)
-    add("/storage/verify", routes.verify, methods=["POST"], **storage)
+    add("/find", routes.find, methods=["POST"], **requests, **reads)
+    add("/request/{request_id}/removed", routes.removed, methods=["GET"], **requests, **reads)
+    add("/request/{request_id}/undelete", routes.undelete, methods=["POST"], **requests, **writes)
+    add("/storage/usage", routes.usage, methods=["GET"], **storage, **governs)
+    add("/storage/gc", routes.gc, methods=["POST"], **storage, **governs)
+    add("/storage/verify", routes.verify, methods=["POST"], **storage, **governs)
     return router

@@ -25,6 +25,7 @@ from forebay.api_models import (
     ResponseTagClaim,
 )
 from forebay.catalog.catalog import UNDO_SECONDS, Registered
+from forebay.catalog.tokens import Scope as TokenScope
 from forebay.core.urls import normalise_url, show_url
 from forebay.errors import ForebayError, StateError, UnknownRequest, UnknownVersion
 from forebay.fetch.transfer import progress_of
@@ -51,6 +52,15 @@ def granted_in(incoming: Incoming) -> Granted:
     """What whoever asks may do, as the application has found."""
     granted: Granted = incoming.scope["forebay.granted"]
     return granted
+
+
+SCOPE = "x-scope"
+"""What a route's operation says in the OpenAPI document: the scope that its token must have."""
+
+
+def needs(scope: TokenScope) -> dict[str, Any]:
+    """What makes a route need *scope*."""
+    return {"openapi_extra": {SCOPE: scope}}
 
 
 Answers = dict[int | str, dict[str, Any]]
@@ -358,17 +368,32 @@ def make_router(basin: Basin, problems: Answers, fetch_problems: Answers) -> API
     told: Answers = {202: {"model": Registration, "description": "Not yet."}}
     requests: Any = {"tags": ["Requests"]}
     responses: Any = {"tags": ["Responses"]}
-    add = router.add_api_route
-    add("/", routes.order, methods=["PUT"], status_code=202, responses=asked, **requests)
-    add("/", routes.list_requests, methods=["GET"], **requests)
-    add(one, routes.get_request, methods=["GET"], **requests)
-    add(one, routes.delete_request, methods=["DELETE"], **requests)
-    add(f"{one}/status/{{request_timestamp}}", routes.get_status, methods=["GET"], responses=told, **requests)
-    add(f"{one}/cache-config", routes.get_configuration, methods=["GET"], **requests)
-    add(f"{one}/cache-config", routes.put_configuration, methods=["PUT"], **requests)
-    add(f"{one}/refresh", routes.refresh, methods=["POST"], status_code=202, **requests)
-    add(f"{one}/fetch", routes.fetch, methods=["POST"], response_model=FetchAnswer, responses=waits, **requests)
-    add(response, routes.list_versions, methods=["GET"], **responses)
+    add, reads, writes = router.add_api_route, needs("read"), needs("write")
+    add("/", routes.order, methods=["PUT"], status_code=202, responses=asked, **requests, **writes)
+    add("/", routes.list_requests, methods=["GET"], **requests, **reads)
+    add(one, routes.get_request, methods=["GET"], **requests, **reads)
+    add(one, routes.delete_request, methods=["DELETE"], **requests, **writes)
+    add(
+        f"{one}/status/{{request_timestamp}}",
+        routes.get_status,
+        methods=["GET"],
+        responses=told,
+        **requests,
+        **reads,
+    )
+    add(f"{one}/cache-config", routes.get_configuration, methods=["GET"], **requests, **reads)
+    add(f"{one}/cache-config", routes.put_configuration, methods=["PUT"], **requests, **writes)
+    add(f"{one}/refresh", routes.refresh, methods=["POST"], status_code=202, **requests, **writes)
+    add(
+        f"{one}/fetch",
+        routes.fetch,
+        methods=["POST"],
+        response_model=FetchAnswer,
+        responses=waits,
+        **requests,
+        **writes,
+    )
+    add(response, routes.list_versions, methods=["GET"], **responses, **reads)
     add(
         f"{response}/latest",
         routes.latest,
@@ -376,10 +401,11 @@ def make_router(basin: Basin, problems: Answers, fetch_problems: Answers) -> API
         response_model=Response,
         responses=no_latest,
         **responses,
+        **reads,
     )
-    add(f"{response}/t/{{tag}}", routes.list_tagged, methods=["GET"], **responses)
-    add(version, routes.get_version, methods=["GET"], **responses)
-    add(version, routes.delete_version, methods=["DELETE"], **responses)
-    add(f"{version}/pin", routes.pin, methods=["PUT"], **responses)
-    add(f"{version}/tag", routes.tag, methods=["PUT"], **responses)
+    add(f"{response}/t/{{tag}}", routes.list_tagged, methods=["GET"], **responses, **reads)
+    add(version, routes.get_version, methods=["GET"], **responses, **reads)
+    add(version, routes.delete_version, methods=["DELETE"], **responses, **writes)
+    add(f"{version}/pin", routes.pin, methods=["PUT"], **responses, **writes)
+    add(f"{version}/tag", routes.tag, methods=["PUT"], **responses, **writes)
     return router
