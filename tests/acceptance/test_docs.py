@@ -41,7 +41,14 @@ from forebay.cli import app
 from forebay.cli.show import exit_code
 from forebay.server.api import document_of, make_api
 from forebay.server.basin import Basin
-from forebay.settings import ServerSettings, Settings, default_data, default_workers
+from forebay.settings import (
+    RemoteSettings,
+    ServerSettings,
+    Settings,
+    default_cache,
+    default_data,
+    default_workers,
+)
 from origin import Exchange, Origin, Resource, Status
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +60,7 @@ SERVER = "http://127.0.0.1:8008"
 BASES = ("https://www.rfc-editor.org", "https://data.example.org", "http://127.0.0.1:8000")
 # The user data folder as the pages show it.
 SHOWN_DATA = "/home/you/.local/share/forebay"
+SHOWN_CACHE = "/home/you/.cache/forebay"
 VARYING = [
     (re.compile(pattern), word)
     for pattern, word in (
@@ -221,7 +229,7 @@ class Reader:
         return re.sub(r"\r+\n", "\n", plain), running.returncode
 
     def _compare(self, step: Step, got: str, shown: str, command: str = "") -> None:
-        got = got.replace(str(default_data()), SHOWN_DATA)
+        got = got.replace(str(default_data()), SHOWN_DATA).replace(str(default_cache()), SHOWN_CACHE)
         if not pattern_of(steadied(shown)).fullmatch(steadied(got)):
             raise AssertionError(f"{self._where(step)}: {command}\n--- the page shows\n{shown}\n--- it is\n{got}")
 
@@ -316,10 +324,16 @@ def _number(value: object) -> str:
 
 
 # What a default is that the machine decides.
-_MADE = {default_data: "your user data folder", default_workers: "one a core, 4 at most"}
+_MADE = {
+    default_data: "your user data folder",
+    default_cache: "your user cache folder",
+    default_workers: "one a core, 4 at most",
+}
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "-"
     if field.default is PydanticUndefined:
         return _MADE[field.default_factory]
     if field.default is None or field.default == ():
@@ -339,7 +353,7 @@ def _bounds(field: FieldInfo) -> str:
     return ", ".join(f"{words[name]} {_number(value)}" for name, value in found.items()) or "-"
 
 
-def settings_table(kind: type[Settings], *, beside: type[Settings] | None = None) -> str:
+def settings_table(kind: type[BaseModel], *, beside: type[Settings] | None = None) -> str:
     """Every setting of *kind* with its variable, default, bounds and meaning; only what differs from *beside*."""
     fields = {
         name: field
@@ -486,6 +500,7 @@ def _derived() -> dict[str, tuple[Path, str]]:
     """What stands between ``<!-- derived: NAME -->`` and ``<!-- end -->``: its page and its text."""
     reference = DOCS / "reference"
     found = {"settings": (reference / "settings.md", settings_table(Settings))}
+    found["settings of a client"] = (reference / "settings.md", settings_table(RemoteSettings))
     found["settings of a server"] = (reference / "settings.md", settings_table(ServerSettings, beside=Settings))
     for tag, text in rest_tables().items():
         found[f"rest {tag}"] = (reference / "rest.md", text)
@@ -579,7 +594,10 @@ def test_each_public_name_is_described() -> None:
 
 
 # Steps of a fetch and parts that the server of a later release needs; no part of the public API.
-INNER = {"register", "errand", "job", "submit", "let_go", "note", "follow", "opening", "call_soon", "scheduler"}
+INNER = {
+    "register", "errand", "job", "submit", "submit_all", "let_go", "note", "note_used", "follow", "opening",
+    "call_soon", "scheduler", "take_over_from_the_dead", "verify_next", "with_progress", "write_touches",
+}  # fmt: skip
 
 
 # --- links ------------------------------------------------------------------------------------------------
