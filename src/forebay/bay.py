@@ -495,8 +495,14 @@ class Forebay:
 
     def scheduler(self) -> Scheduler:
         """What fetches due Requests by itself while it runs: start it, stop it. A server has one."""
-        room = 4 * self.settings.max_downloads  # the ones that wait for a host's slot do not hold up others
-        return Scheduler(self.frontier, submit=self._submit_due, clock=self._clock, room=room)
+        # More than can run: the next one is ready when a slot is free.
+        return Scheduler(
+            self.frontier,
+            submit=self._submit_due,
+            clock=self._clock,
+            room=4 * self.settings.max_downloads,
+            room_per_host=4 * self.settings.max_downloads_per_host,
+        )
 
     def take_over_from_the_dead(self) -> None:
         """Free what processes had that are gone: their Requests are due, or somebody's who waits."""

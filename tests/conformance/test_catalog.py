@@ -208,7 +208,7 @@ def test_a_new_request_is_registered_and_due(rig: SqliteRig, catalog: Catalog, f
     assert (registered.latest, registered.latest_id) == (None, None)
     assert registered.facts.registered_at == NOW
     assert registered.request.first_request_datetime_utc == datetime.fromtimestamp(NOW, UTC)
-    assert frontier.due(now=NOW, limit=10) == [registered.request.id]
+    assert list(frontier.due(now=NOW, limit=10)) == [registered.request.id]
 
 
 def test_the_same_ask_is_the_same_request(catalog: Catalog) -> None:
@@ -939,11 +939,11 @@ def test_what_is_longest_due_comes_first(rig: SqliteRig, catalog: Catalog, front
     for request_id, at in zip(ids, (NOW + 3, NOW + 1, NOW + 2, NOW + 99, None, NOW), strict=True):
         catalog.schedule(request_id, at)
     lease = lease_for(frontier, ids[5])
-    assert frontier.due(now=NOW + 3, limit=10) == [ids[1], ids[2], ids[0]]
-    assert frontier.due(now=NOW + 3, limit=2) == [ids[1], ids[2]]
-    assert frontier.due(now=NOW + 0.5, limit=10) == []
+    assert list(frontier.due(now=NOW + 3, limit=10)) == [ids[1], ids[2], ids[0]]
+    assert list(frontier.due(now=NOW + 3, limit=2)) == [ids[1], ids[2]]
+    assert list(frontier.due(now=NOW + 0.5, limit=10)) == []
     frontier.release(lease)
-    assert frontier.due(now=NOW + 0.5, limit=10) == [ids[5]]
+    assert list(frontier.due(now=NOW + 0.5, limit=10)) == [ids[5]]
     assert frontier.next_due_at() == NOW
     for request_id in ids:
         catalog.schedule(request_id, None)
@@ -1219,11 +1219,11 @@ def test_what_is_asked_for_comes_before_what_is_due(catalog: Catalog, frontier: 
     due = register(catalog, url=f"{URL}?due", now=NOW - 1e6).request.id
     asked = register(catalog, Never(), url=f"{URL}?asked").request.id
     bring(frontier, asked, b"content")
-    assert frontier.due(now=NOW, limit=9) == [due]
+    assert list(frontier.due(now=NOW, limit=9)) == [due]
     standing = frontier.ask(asked)
     assert (standing.asked, standing.busy, standing.failures) == (True, None, 0)
-    assert frontier.due(now=NOW - 2e6, limit=9) == [asked]
-    assert frontier.due(now=NOW, limit=9) == [asked, due]
+    assert list(frontier.due(now=NOW - 2e6, limit=9)) == [asked]
+    assert list(frontier.due(now=NOW, limit=9)) == [asked, due]
 
 
 def test_the_fetch_that_begins_after_an_ask_answers_it(catalog: Catalog, frontier: Frontier) -> None:
@@ -1238,7 +1238,7 @@ def test_the_fetch_that_begins_after_an_ask_answers_it(catalog: Catalog, frontie
     over = frontier.standing(request_id)
     assert (over.asked, over.busy) == (False, None)
     assert over.fence > before.fence
-    assert frontier.due(now=NOW + 1e9, limit=9) == []
+    assert list(frontier.due(now=NOW + 1e9, limit=9)) == []
 
 
 def test_an_ask_during_a_fetch_joins_it(catalog: Catalog, frontier: Frontier) -> None:
@@ -1249,7 +1249,7 @@ def test_an_ask_during_a_fetch_joins_it(catalog: Catalog, frontier: Frontier) ->
     assert not frontier.ask(request_id).asked
     frontier.finish([Brought(lease, STATS, content_of(b"content"))], now=NOW)
     assert not frontier.standing(request_id).asked
-    assert frontier.due(now=NOW, limit=9) == []
+    assert list(frontier.due(now=NOW, limit=9)) == []
 
 
 def test_an_ask_for_another_fetch_outlives_the_one_that_runs(catalog: Catalog, frontier: Frontier) -> None:
@@ -1264,7 +1264,7 @@ def test_an_ask_for_another_fetch_outlives_the_one_that_runs(catalog: Catalog, f
         assert frontier.ask(request_id, again=True).asked
         frontier.finish([outcome(lease)], now=NOW)
         assert frontier.standing(request_id).asked
-        assert frontier.due(now=NOW, limit=9) == [request_id]
+        assert list(frontier.due(now=NOW, limit=9)) == [request_id]
 
 
 def version_of(catalog: Catalog, request_id: str) -> str:
@@ -1288,11 +1288,11 @@ def test_a_failure_counts_and_can_be_asked_again(catalog: Catalog, frontier: Fro
     request_id = register(catalog).request.id
     for failures in (1, 2):
         assert frontier.ask(request_id).failures == failures - 1
-        assert frontier.due(now=NOW, limit=9) == [request_id]
+        assert list(frontier.due(now=NOW, limit=9)) == [request_id]
         lease = lease_for(frontier, request_id)
         frontier.finish([Broke(lease, STATS, "origin_status", "404")], now=NOW)
         assert frontier.standing(request_id).failures == failures
-        assert frontier.due(now=NOW, limit=9) == []
+        assert list(frontier.due(now=NOW, limit=9)) == []
     frontier.ask(request_id)
     bring(frontier, request_id, b"content")
     assert frontier.standing(request_id).failures == 0
@@ -1304,10 +1304,10 @@ def test_an_ask_whose_fetch_was_cut_off_is_due(catalog: Catalog, frontier: Front
     bring(frontier, request_id, b"content")
     frontier.ask(request_id)
     frontier.release(lease_for(frontier, request_id))
-    assert frontier.due(now=NOW, limit=9) == [request_id]
+    assert list(frontier.due(now=NOW, limit=9)) == [request_id]
     assert lease_for(frontier, request_id, owner="gone").resumed
     frontier.reap("gone")
-    assert frontier.due(now=NOW, limit=9) == [request_id]
+    assert list(frontier.due(now=NOW, limit=9)) == [request_id]
 
 
 def test_what_else_sets_a_due_time_leaves_an_ask(catalog: Catalog, frontier: Frontier) -> None:

@@ -120,6 +120,34 @@ def test_what_is_asked_for_comes_first(make_bay: MakeBay, origin: Origin) -> Non
     assert [seen.path for seen in origin.requests()[:2]] == ["/due", "/asked"]
 
 
+@pytest.mark.parametrize("how", ["asked", "due"])
+def test_many_of_one_slow_host_hold_up_no_other_host(make_bay: MakeBay, origin: Origin, how: str) -> None:
+    """Far more than may be under way, due for longer, wait for a host that does not answer; another one's is
+    fetched, and in the end all of them are."""
+    bay = make_bay(max_downloads=4, max_downloads_per_host=2)
+    held = origin.serve("/slow", Held(Resource(b"slow")))
+    specs = [RequestSpec(url=origin.url(f"/slow?{n}")) for n in range(600)]
+    slow = bay.catalog.find_or_create(specs, now=time.time() - 60)
+    if how == "asked":
+        for registered in slow:
+            bay.frontier.ask(registered.request.id)
+    scheduler = bay.scheduler()
+    scheduler.start()
+    try:
+        held.arrived(2)
+        with Origin() as other:
+            other.serve("/good", Resource(b"good"))
+            (good,) = bay.catalog.find_or_create([RequestSpec(url=other.url("/good"))], now=time.time())
+            if how == "asked":
+                bay.frontier.ask(good.request.id)
+            other.wait_for(1, "/good")
+        held.release()
+        origin.wait_for(len(specs), "/slow")
+    finally:
+        held.release()
+        scheduler.stop()
+
+
 def test_an_ask_is_found_though_no_poke_comes(bay: Forebay, origin: Origin) -> None:
     """Rings get lost, where processes see different folders as /tmp each of them: it looks all the same."""
     scheduler = bay.scheduler()

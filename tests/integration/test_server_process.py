@@ -246,6 +246,20 @@ def test_a_fetch_worker_that_is_killed_is_started_again(serve: Serve, origin: Or
     assert served.stop() == 0
 
 
+def test_asks_for_one_slow_host_hold_up_no_other(serve: Serve, origin: Origin) -> None:
+    """However many: a cold read of another one is answered meanwhile."""
+    held = origin.serve("/slow", Held(Resource(b"slow")))
+    served = serve(env={"FOREBAY_MAX_DOWNLOADS": "4", "FOREBAY_MAX_DOWNLOADS_PER_HOST": "2"})
+    with Origin() as other, client(served) as http:
+        other.serve("/good", Resource(b"good"))
+        for number in range(60):
+            assert http.put("/v1/request/", json={"url": origin.url(f"/slow?{number}")}).status_code == 201
+        held.arrived(2)
+        assert http.get(f"/r/{other.url('/good')}").content == b"good"
+    held.release()
+    assert served.stop() == 0
+
+
 def test_an_api_process_that_is_killed_is_started_again(serve: Serve) -> None:
     """The others answer meanwhile."""
     served = serve("--workers", "2")

@@ -8,11 +8,11 @@ still lives is not asked here: the caller looks at its lock and calls `reap`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from forebay.catalog.database import Database
@@ -203,24 +203,23 @@ class Frontier:
 
     # --- due ------------------------------------------------------------------------------------------
 
-    def asked(self, *, limit: int) -> list[str]:
-        """Ids of Requests that are asked for and not being fetched."""
-        leased = select(leases.c.request_id).where(leases.c.request_id == requests.c.id).exists()
-        query = select(requests.c.id).where(requests.c.next_due_at == ASKED, ~leased).limit(limit)
-        with self.database.read() as db:
-            return list(db.execute(query).scalars())
+    def asked(self, *, limit: int, besides: Collection[str] = ()) -> dict[str, str]:
+        """The hosts of Requests, by id, that are asked for and not being fetched; none of the hosts *besides*."""
+        return self._waiting(requests.c.next_due_at == ASKED, limit=limit, besides=besides)
 
-    def due(self, *, now: float, limit: int) -> list[str]:
-        """Ids of Requests that are due and not being fetched, the longest due first."""
+    def due(self, *, now: float, limit: int, besides: Collection[str] = ()) -> dict[str, str]:
+        """The hosts of Requests, by id, that are due and not being fetched, the longest due first; none of the
+        hosts *besides*."""
+        return self._waiting(requests.c.next_due_at <= micros(now), limit=limit, besides=besides)
+
+    def _waiting(self, which: ColumnElement[bool], *, limit: int, besides: Collection[str]) -> dict[str, str]:
         leased = select(leases.c.request_id).where(leases.c.request_id == requests.c.id).exists()
-        query = (
-            select(requests.c.id)
-            .where(requests.c.next_due_at <= micros(now), ~leased)
-            .order_by(requests.c.next_due_at)
-            .limit(limit)
-        )
+        query = select(requests.c.id, requests.c.host).where(which, ~leased)
+        if besides:
+            query = query.where(requests.c.host.not_in(besides))
         with self.database.read() as db:
-            return list(db.execute(query).scalars())
+            rows = db.execute(query.order_by(requests.c.next_due_at).limit(limit)).all()
+        return {row.id: row.host for row in rows}
 
     def ask(self, request_id: str, *, seen: int | None = None, again: bool = False) -> Standing:
         """Have a Request fetched before everything that is merely due, whatever its strategy says and however
