@@ -37,9 +37,6 @@ class ContentCache:
         self._contents, self._partials, self._max_bytes = folder / "content", folder / "partial", max_bytes
         # How much may come before the next look at what is there.
         self._room = -1
-        with self.errors():
-            for made in (self._contents, self._partials):
-                made.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, sha256: str, *, size_bytes: int | None = None) -> Path | None:
         """Where this content is, read only; None if it is not here. It counts as used now."""
@@ -52,7 +49,7 @@ class ContentCache:
                     return None
                 # Explicitly: many file systems are mounted without times of reading.
                 os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
         return path
 
@@ -69,6 +66,9 @@ class ContentCache:
         one that begins anew and nobody goes on with."""
         path = self._partials / hashlib.sha256(key.encode()).hexdigest()
         with self.errors():
+            # Not before: who only asks what a server has needs no folder.
+            for folder in (self._contents, self._partials):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             part = self._held(path)
             if part is None and beside:
                 part = self._held(path.with_name(f"{path.name}-{secrets.token_hex(8)}"))

@@ -65,19 +65,26 @@ class Outage:
     """Whether a server was found to be out of reach a moment ago; told once for each time that it goes."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._error: ServerUnreachable | None = None
         self._until = 0.0
 
     def check(self) -> None:
         """Raise what was found, if that was a moment ago."""
-        if self._error is not None and time.monotonic() < self._until:
-            raise self._error
+        error = self._error
+        if error is not None and time.monotonic() < self._until:
+            # Anew: one error raised again and again would gather the tracebacks of all who met it.
+            raise ServerUnreachable(reason=error.reason, server=error.server)
 
     def began(self, error: ServerUnreachable) -> None:
         """It cannot be reached; what is wanted is fetched directly."""
-        if self._error is None:
+        with self._lock:
+            new, known = self._error is None, time.monotonic() < self._until
+            self._error = ServerUnreachable(reason=error.reason, server=error.server)
+            if new or not known:
+                self._until = time.monotonic() + _DOWN_S
+        if new:
             log.warning("%s; fetching directly", str(error).partition(";")[0])
-        self._error, self._until = error, time.monotonic() + _DOWN_S
 
     def ended(self) -> None:
         """It has answered."""

@@ -228,8 +228,10 @@ def test_partial_files_that_nobody_resumes_go(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """Errors of the operating system are ours, and name the folder."""
     (tmp_path / "cache").write_text("a file")
+    cache = ContentCache(tmp_path / "cache", max_bytes=1)
+    assert cache.path("ab" * 32) is None
     with pytest.raises(StorageFailed, match="content cache"):
-        ContentCache(tmp_path / "cache", max_bytes=1)
+        cache.begin("k")
 
 
 def test_a_full_disk(cache: ContentCache) -> None:
