@@ -72,6 +72,10 @@ class _Fresh:
     made_at: float
 
 
+class _Evicted(UnknownVersion):
+    """A version that was there a moment ago."""
+
+
 class _Visit:
     """One message at the door."""
 
@@ -95,7 +99,8 @@ class _Visit:
         """Answer; what the next one who asks the same may have at once."""
         try:
             return await self._pay(wish, verified=verified)
-        except ContentRotten:  # it was found when it was read; by now everybody knows, and it is fetched anew
+        except (ContentRotten, _Evicted):
+            # Found damaged when it was read, which everybody knows by now; or a newer one has just taken its place.
             return await self._pay(wish, verified=verified)
 
     async def _pay(self, wish: Wish, *, verified: bool) -> _Fresh | None:
@@ -158,7 +163,7 @@ class _Visit:
             raise fetched.error
         found = self._delivery.find(fetched.response.request_id, fetched.response.version)
         if found is None:
-            raise UnknownVersion(fetched.url, wanted=f"version {fetched.response.version} any more")
+            raise _Evicted(fetched.url, wanted=f"version {fetched.response.version} any more")
         until, made_at = math.inf, (found.cached_at or 0) / 1e6
         if before is not None:
             until, confirmed_at = await self._basin.run(self._freshness, wish, before)
