@@ -942,7 +942,11 @@ def test_stats_of_a_running_download(bay: Forebay, origin: Origin, never: thread
     bay.fetch(origin.url("/f"), progress=look)
     (response,) = running
     stats = response.download_stats
-    assert (stats.state, stats.downloaded_bytes, stats.total_bytes_to_download) == ("downloading", 300_000, len(BODY))
+    assert (stats.state, stats.downloaded_bytes, stats.total_bytes_to_download) == (
+        "downloading",
+        300_000,
+        len(BODY),
+    )
     assert stats.download_start_time_unix_ts is not None
     assert stats.download_running_duration_sec > 0
     assert stats.avg_bytes_per_sec == pytest.approx(300_000 / stats.download_running_duration_sec)
