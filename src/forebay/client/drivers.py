@@ -11,8 +11,9 @@ import json
 import re
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -109,19 +110,32 @@ class Hook:
     """Hangs up what a driver runs, from another thread."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._hung_up = False
 
-    def take(self, incoming: httpx.Response) -> None:
-        """From now on it is *incoming* that is hung up."""
+    @contextlib.contextmanager
+    def on(self, incoming: httpx.Response) -> Iterator[None]:
+        """Within, it is *incoming* that is hung up. Leave before it is closed: then its connection is the next
+        one's."""
         stream = incoming.extensions.get("network_stream")
-        self._socket = None if stream is None else stream.get_extra_info("socket")
-        if self._hung_up:
-            self.hang_up()
+        with self._lock:
+            self._socket = None if stream is None else stream.get_extra_info("socket")
+            if self._hung_up:
+                self._shut_down()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._socket = None
 
     def hang_up(self) -> None:
         """Whoever waits for bytes gets the end of them."""
-        self._hung_up = True
+        with self._lock:
+            self._hung_up = True
+            self._shut_down()
+
+    def _shut_down(self) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):  # it is closed already
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -185,14 +199,18 @@ class Driver:
         raise AssertionError("the last try returns or raises")
 
     def _exchange(self, call: Call, hook: Hook | None) -> Answer:
-        with self._client.stream(**self._line.request(call)) as incoming:
-            if hook is not None:
-                hook.take(incoming)
+        with (
+            self._client.stream(**self._line.request(call)) as incoming,
+            contextlib.nullcontext() if hook is None else hook.on(incoming),
+        ):
             fields = _fields(incoming)
+            # Not `iter_raw`: it closes the answer at its end, and the connection is let go while the hook is on it.
+            pieces = incoming.stream
+            assert isinstance(pieces, httpx.SyncByteStream)
             if call.sink is None or not call.sink.begin(incoming.status_code, fields):
-                return Answer(incoming.status_code, fields, b"".join(incoming.iter_raw()))
+                return Answer(incoming.status_code, fields, b"".join(pieces))
             try:
-                for piece in incoming.iter_raw():
+                for piece in pieces:
                     call.sink.write(piece)
             except httpx.TransportError as error:
                 return Answer(incoming.status_code, fields, cut=_reason(error))

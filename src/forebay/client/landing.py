@@ -94,12 +94,12 @@ class Landing:
             return True
 
     def leave(self) -> None:
-        """A reader less. The last one stops the transfer."""
+        """A reader less. The last one stops the transfer, if it is not over."""
         with self._changed:
             self._readers -= 1
-            last = self._readers == 0 and not self._ended.is_set()
-        if last:
-            self.stop()
+            if self._readers or self._whole or self._error is not None:
+                return
+        self.stop()
 
     def open(self) -> LandingFile | None:
         """A reader of what lands, who has joined, once the head is here. None: all of it is in the cache already.

@@ -1,0 +1,92 @@
+"""What lands for readers in other threads: who stops it, when it is over, and what they read."""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from forebay.client.cache import ContentCache, Part
+from forebay.client.landing import Landing, buffered
+from origin import blob
+
+PATIENCE_S = 30.0
+
+
+class Transfer:
+    """One content on its way, step by step as the test lets it go on, with all that a `Landing` is given."""
+
+    def __init__(self, folder: Path, body: bytes) -> None:
+        self.cache, self.body = ContentCache(folder, max_bytes=1 << 30), body
+        self.stops, self.ended = threading.Semaphore(0), threading.Event()
+        # At the part's end (finished or dropped), and at the landing's.
+        self.part_is_over, self.may_return = threading.Event(), threading.Event()
+        self.may_end = threading.Event()
+        self.landing = Landing("a", stop=self.stops.release, on_end=self._at_end)
+
+    def _at_end(self, landing: Landing) -> None:
+        assert self.may_end.wait(PATIENCE_S)
+        self.ended.set()
+
+    def begin(self, over: Callable[[Part], object]) -> None:
+        """Let it land in a thread; *over* is what is done with the part at last."""
+
+        def bring() -> None:
+            part = self.cache.begin("a")
+            assert part is not None
+            part.restart('"1"')
+            self.landing.head(part, len(self.body))
+            part.write(self.body)
+            self.landing.landed()
+            over(part)
+            part.close()
+            self.part_is_over.set()
+            assert self.may_return.wait(PATIENCE_S)
+
+        assert self.landing.join()
+        self.landing.start(bring)
+
+    def finish(self, part: Part) -> None:
+        """It becomes content."""
+        part.finish(hashlib.sha256(self.body).hexdigest())
+
+
+@pytest.fixture
+def transfer(tmp_path: Path) -> Transfer:
+    return Transfer(tmp_path / "cache", blob(300_000))
+
+
+def test_what_is_over_is_not_stopped(transfer: Transfer) -> None:
+    """A reader who has read all of it and closes, before the landing has come to its end: there is nothing to stop
+    any more, and its connection may be in use for something else."""
+    goes_on = threading.Event()
+    transfer.begin(lambda part: (goes_on.wait(PATIENCE_S), transfer.finish(part)))
+    file = transfer.landing.open()
+    assert file is not None
+    goes_on.set()
+    transfer.may_return.set()
+    with buffered(file) as reader:
+        assert reader.read() == transfer.body
+    assert not transfer.stops.acquire(blocking=False)
+    assert not transfer.ended.is_set()
+    transfer.may_end.set()
+    assert transfer.ended.wait(PATIENCE_S)
+
+
+def test_the_last_reader_stops_what_is_not_over(transfer: Transfer) -> None:
+    """Nobody wants it any more; one of two may go."""
+    goes_on = threading.Event()
+    transfer.begin(lambda part: goes_on.wait(PATIENCE_S))
+    first = transfer.landing.open()
+    assert transfer.landing.join()
+    second = transfer.landing.open()
+    assert first is not None
+    assert second is not None
+    first.close()
+    assert not transfer.stops.acquire(blocking=False)
+    second.close()
+    assert transfer.stops.acquire(blocking=False)
+    for event in (goes_on, transfer.may_return, transfer.may_end):
+        event.set()
+    assert transfer.ended.wait(PATIENCE_S)
