@@ -1,5 +1,6 @@
 """`forebay token`: secrets on stdout alone, once; everything else by name."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from test_cli_program import Program, _modules_after
 
 import forebay
+from forebay.catalog.reader import VersionReader
 
 
 @pytest.fixture
@@ -22,8 +24,11 @@ def test_add_prints_the_secret_alone(program: Program) -> None:
     assert "token notebook may read, write in the group weather" in done.err
     assert secret not in done.err
     with forebay.open(program.data) as bay:
-        token = bay.tokens.check(secret)
-    assert token is not None
+        (token,) = bay.tokens.list_tokens()
+    with contextlib.closing(VersionReader(program.data / "catalog.sqlite")) as reader:
+        bearer = reader.token(secret)
+    assert bearer is not None
+    assert bearer.id == token.id
     assert (token.name, token.scopes, token.group_name) == ("notebook", ("read", "write"), "weather")
 
 

@@ -1,4 +1,4 @@
-"""The hit path: one version by its name, read in the event loop's own thread.
+"""The hit path: one version by its name, one token by its secret, read in the event loop's own thread.
 
 A pool's thread and SQLAlchemy's result objects cost ten times what the read itself does, so this is one compiled
 statement on a read-only connection (DESIGN.md section 5). It is one indexed point read and waits for nobody: in
@@ -7,6 +7,7 @@ WAL mode readers and the writer do not meet.
 
 from __future__ import annotations
 
+import hmac
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from sqlalchemy.dialects import sqlite
 
 from forebay.catalog.catalog import neighbours
 from forebay.catalog.database import mapped_errors
-from forebay.catalog.schema import requests, responses
+from forebay.catalog.schema import requests, responses, tokens
+from forebay.catalog.tokens import Scope, digest_of, granted_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,15 @@ class Deliverable:
         return f'"{self.version}.{self.generation}"'
 
 
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """What a good token stands for. *id*: the owner that other rows name; *scopes*: with ``admin`` all of them."""
+
+    id: str
+    scopes: frozenset[Scope]
+    group_name: str | None
+
+
 _COLUMNS = (
     responses.c.id, responses.c.request_id, requests.c.group_name, requests.c.url, responses.c.version,
     responses.c.generation, responses.c.status, responses.c.cached_at, responses.c.content_sha256,
@@ -75,8 +86,16 @@ _VERSION, _VERSION_FIXED = _compiled(_OF_REQUEST.where(responses.c.version == bi
 _NEWEST, _NEWEST_FIXED = _compiled(_OF_REQUEST.order_by(responses.c.version.desc()).limit(1))
 
 
+_TOKEN, _TOKEN_FIXED = _compiled(
+    select(tokens.c.digest, tokens.c.id, tokens.c.scopes, tokens.c.group_name).where(
+        tokens.c.digest == bindparam("digest"), tokens.c.revoked_at.is_(None)
+    )
+)
+_ANY_TOKEN, _ANY_TOKEN_FIXED = _compiled(select(tokens.c.id).limit(1))
+
+
 class VersionReader:
-    """Point reads of versions. For one thread."""
+    """Point reads of versions and tokens. For one thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -93,9 +112,27 @@ class VersionReader:
         return self._one(_NEWEST, _NEWEST_FIXED | {"request": request_id})
 
     def _one(self, statement: str, values: dict[str, Any]) -> Deliverable | None:
-        with mapped_errors(self._path):
-            row = self._connection.execute(statement, values).fetchone()
+        row = self._row(statement, values)
         return None if row is None else Deliverable(*row)
+
+    def token(self, secret: str) -> Bearer | None:
+        """What the token of *secret* stands for, unless it was revoked."""
+        digest = digest_of(secret)
+        row = None if digest is None else self._row(_TOKEN, _TOKEN_FIXED | {"digest": digest})
+        # The look-up takes a time that may tell how a digest begins, which leads to no secret; what decides
+        # takes the same time for each.
+        if digest is None or row is None or not hmac.compare_digest(row[0], digest):
+            return None
+        return Bearer(row[1], granted_by(row[2].split()), row[3])
+
+    def has_tokens(self) -> bool:
+        """Whether a token was ever added, as `Tokens.exist` has it."""
+        return self._row(_ANY_TOKEN, _ANY_TOKEN_FIXED) is not None
+
+    def _row(self, statement: str, values: dict[str, Any]) -> tuple[Any, ...] | None:
+        with mapped_errors(self._path):
+            row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
+        return row
 
     def data_version(self) -> int:
         """A number that is another one after anybody has committed anything."""

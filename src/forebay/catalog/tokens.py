@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 import secrets
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -43,10 +42,10 @@ class Token(BaseModel):
     revoked_datetime_utc: datetime | None
     last_used_datetime_utc: datetime | None
 
-    @property
-    def granted(self) -> frozenset[Scope]:
-        """What it may do: its scopes, and with ``admin`` all of them."""
-        return frozenset(SCOPES if "admin" in self.scopes else self.scopes)
+
+def granted_by(scopes: Collection[Scope]) -> frozenset[Scope]:
+    """What *scopes* allow: themselves, and with ``admin`` all of them."""
+    return frozenset(SCOPES if "admin" in scopes else scopes)
 
 
 def check_scopes(names: Iterable[str]) -> tuple[Scope, ...]:
@@ -60,7 +59,6 @@ def check_scopes(names: Iterable[str]) -> tuple[Scope, ...]:
 
 
 _BY_NAME = select(tokens).where(tokens.c.name == bindparam("name"))
-_BY_DIGEST = select(tokens).where(tokens.c.digest == bindparam("digest"), tokens.c.revoked_at.is_(None))
 _ANY = select(tokens.c.id).limit(1)
 _USED = (
     update(tokens)
@@ -134,22 +132,17 @@ class Tokens:
         with self._database.read() as db:
             return db.execute(_ANY).first() is not None
 
-    def check(self, secret: str) -> Token | None:
-        """The token of *secret*, unless it was revoked; one indexed look-up, nothing is written."""
-        if not _SECRET.fullmatch(secret):
-            return None  # whoever guesses does not get to the database
-        digest = _digest(secret)
-        with self._database.read() as db:
-            row = db.execute(_BY_DIGEST, {"digest": digest}).first()
-        # The look-up takes a time that may tell how a digest begins, which leads to no secret; what decides
-        # takes the same time for each.
-        return _token_of(row) if row is not None and hmac.compare_digest(row.digest, digest) else None
-
     def touch(self, used: Mapping[str, float]) -> None:
         """Write times of use, gathered, by token id. An older time never overwrites a newer one."""
         if used:
             with self._database.write(durable=False) as db:
                 db.execute(_USED, [{"key": key, "at": micros(at)} for key, at in used.items()])
+
+
+def digest_of(secret: str) -> str | None:
+    """What a token is looked up by; None for what no token's secret looks like: whoever guesses does not get to
+    the database."""
+    return _digest(secret) if _SECRET.fullmatch(secret) else None
 
 
 def _digest(secret: str) -> str:

@@ -98,7 +98,7 @@ def revoke(
 ) -> int:
     """End a token.
 
-    A server that runs refuses it within two seconds. Its name is not free again.
+    A server that runs refuses it from then on. Its name is not free again.
 
     Example: forebay token revoke notebook
     """

@@ -13,12 +13,12 @@ import hashlib
 import ipaddress
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from forebay.catalog.reader import VersionReader
 from forebay.catalog.tokens import SCOPES, Scope, Tokens
 from forebay.clock import unix_now
 from forebay.errors import (
@@ -31,10 +31,9 @@ from forebay.errors import (
     TokenInvalid,
     TokenMissing,
 )
+from forebay.server.hot import UntilCommit
 
-# How long a token that was good is taken for good without asking the catalog: a revoked one stops within this.
-TOKEN_LIFE_S = 2.0
-_MAX_KNOWN = 1024  # tokens remembered: far more than clients of one folder, and no memory to speak of
+_ANYBODY = b""  # in place of a token's digest, while there is no token
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _MAX_HOST_LENGTH = 255  # of a name in the DNS (RFC 1035 section 2.3.4)
 
@@ -247,24 +246,22 @@ _LOOKED_AT = frozenset({b":authority", b"host", b"sec-fetch-site", b"origin", b"
 
 
 class Access:
-    """Decides, for each ASGI scope, what whoever asks may do. Usable from any thread.
-
-    *clock* is steady (for what is remembered), *now* is Unix time (for times of use).
-    """
+    """Decides, for each ASGI scope, what whoever asks may do. For one thread, but for `write_uses`."""
 
     def __init__(
         self,
         tokens: Tokens,
+        reader: VersionReader,
+        known: UntilCommit[bytes, Granted],
         hosts: Hosts,
         *,
-        clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = unix_now,
     ) -> None:
-        self._tokens, self._hosts = tokens, hosts
-        self._clock, self._now = clock, now
+        """*known*: a place for what was looked up; what a token may do holds until the catalog changes. *now*: Unix
+        time, for times of use."""
+        self._tokens, self._reader, self._known, self._hosts = tokens, reader, known, hosts
+        self._now = now
         self._closed_to_all = False  # a token exists
-        self._look_again_at = float("-inf")
-        self._known: dict[bytes, tuple[Granted, float]] = {}
         self._used: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -299,33 +296,31 @@ class Access:
             raise TokenInvalid(reason="Authorization: expected one, got several")
         # By a digest, so that no secret lies around in memory.
         key = hashlib.sha256(authorizations[0].encode("latin-1")).digest()
-        found = self._known.get(key)
-        if found is not None and self._clock() < found[1]:
-            return found[0]
-        return self._looked_up(key, secret_in(authorizations[0]))
+        granted = self._known.get(key)
+        if granted is None:
+            granted = self._looked_up(key, secret_in(authorizations[0]))
+        assert granted.owner is not None
+        with self._lock:
+            self._used[granted.owner] = self._now()
+        return granted
 
     def _looked_up(self, key: bytes, secret: str) -> Granted:
-        # Before the look-up: a token that is revoked meanwhile is not remembered for longer than promised.
-        until = self._clock() + TOKEN_LIFE_S
-        token = self._tokens.check(secret)
-        with self._lock:
-            if token is None:
-                self._known.pop(key, None)
-                raise TokenInvalid(reason="this token is unknown or revoked")
-            granted = Granted(owner=token.id, scopes=token.granted, group=token.group_name)
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            # Only good ones are remembered: whoever guesses fills nothing.
-            self._known[key] = (granted, until)
-            self._used[token.id] = self._now()
+        moment = self._known.moment
+        bearer = self._reader.token(secret)
+        if bearer is None:
+            # Not remembered: whoever guesses fills nothing.
+            raise TokenInvalid(reason="this token is unknown or revoked")
+        granted = Granted(owner=bearer.id, scopes=bearer.scopes, group=bearer.group_name)
+        self._known.keep(key, granted, moment=moment)
         return granted
 
     def _asks(self) -> bool:
         """Whether a token is asked for; once one exists, for ever."""
-        if not self._closed_to_all and self._clock() >= self._look_again_at:
-            again = self._clock() + TOKEN_LIFE_S
-            self._closed_to_all = self._tokens.exist()
-            self._look_again_at = again
+        if not self._closed_to_all and self._known.get(_ANYBODY) is None:
+            moment = self._known.moment
+            self._closed_to_all = self._reader.has_tokens()
+            if not self._closed_to_all:
+                self._known.keep(_ANYBODY, EVERYTHING, moment=moment)
         return self._closed_to_all
 
     def write_uses(self) -> None:

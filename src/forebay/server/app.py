@@ -65,9 +65,9 @@ class Application:
         try:
             self._basin = Basin(self._settings)
             hosts = Hosts.of(self._settings.host, self._settings.allow_hosts)
-            self._access = Access(self._basin.bay.tokens, hosts)
             self._api = make_api(self._basin)
-            self._delivery = Delivery(self._basin)
+            self._delivery = delivery = Delivery(self._basin)
+            self._access = Access(self._basin.bay.tokens, delivery.reader, delivery.until_commit(), hosts)
             self._door = Door(self._basin, self._delivery)
             self._basin.start(self._access.write_uses)
         except Exception as error:

@@ -61,17 +61,17 @@ class Delivery:
 
     def __init__(self, basin: Basin) -> None:
         self.basin = basin
-        self._reader = VersionReader(basin.bay.folder / "catalog.sqlite")
+        self.reader = VersionReader(basin.bay.folder / "catalog.sqlite")
         self._pool = ThreadPoolExecutor(_READ_THREADS, "forebay-read")
         self._outflow = Outflow()
         self._bodies = SmallBodies()
-        self._moment = OncePerTurn(self._reader.data_version)
-        self._usual: UntilCommit[tuple[str, str], _Usual] = self.until_commit()
+        self._moment = OncePerTurn(self.reader.data_version)
+        self._usual: UntilCommit[_Key, _Usual] = self.until_commit()
 
     def close(self) -> None:
         """Close what is open; answers under way have ended."""
         self._pool.shutdown()
-        self._reader.close()
+        self.reader.close()
 
     # --- by name ---------------------------------------------------------------------------------------
 
@@ -79,7 +79,8 @@ class Delivery:
         self, scope: Scope, receive: Receive, send: Send, *, granted: Granted, request_id: str, version: str
     ) -> None:
         """Answer a GET or HEAD of one version's content; of one that is being fetched, from its first byte."""
-        key = (request_id, version)
+        # What a cache may do with the answer depends on whether tokens are asked for.
+        key = (request_id, version, granted.owner is None)
         if await self._send_usual(scope, send, granted, key):
             return
         if scope["method"] not in ("GET", "HEAD"):
@@ -101,17 +102,17 @@ class Delivery:
     async def _find(self, request_id: str, version: str, granted: Granted) -> Deliverable:
         """The version of that name; in place of a duplicate, or of one that was begun and then found to be no news,
         the one that it equals: that stays, and clients keep what they have."""
-        found = self._reader.version(request_id, version)
+        found = self.reader.version(request_id, version)
         if found is None:
             equal = await self.basin.run(self._confirmed, request_id, version, granted)
-            found = self._reader.version(request_id, equal)
+            found = self.reader.version(request_id, equal)
             if found is None:
                 raise UnknownVersion(f"request {request_id}", wanted=f"version {version} any more")
             return found
         if not granted.sees(found.group_name):
             raise UnknownRequest(f"request {request_id}")
         if found.status == "duplicate" and found.previous_version is not None:
-            other = self._reader.version(request_id, found.previous_version)
+            other = self.reader.version(request_id, found.previous_version)
             # Its neighbour may be another by now: the one that it equals can be removed.
             if other is not None and other.content_sha256 == found.content_sha256:
                 return other
@@ -134,11 +135,11 @@ class Delivery:
 
     def find(self, request_id: str, version: str) -> Deliverable | None:
         """The version of that name."""
-        return self._reader.version(request_id, version)
+        return self.reader.version(request_id, version)
 
     def newest(self, request_id: str) -> Deliverable | None:
         """The newest version, whatever its status."""
-        return self._reader.newest(request_id)
+        return self.reader.newest(request_id)
 
     # --- what is stored --------------------------------------------------------------------------------
 
@@ -195,7 +196,7 @@ class Delivery:
         await self.basin.run(catalog.mark_rotten, error.sha256, found=str(error), now=now)
         return error
 
-    async def _send_usual(self, scope: Scope, send: Send, granted: Granted, key: tuple[str, str]) -> bool:
+    async def _send_usual(self, scope: Scope, send: Send, granted: Granted, key: _Key) -> bool:
         """Answer as the last one who asked for *key* in the usual way was answered; False: not known."""
         usual = self._usual.get(key)
         if usual is None or not _is_usual(scope) or not granted.sees(usual.found.group_name):
@@ -226,7 +227,7 @@ class Delivery:
         with self.basin.watching(request_id) as changes:
             while True:
                 # After the watch began: whatever comes later rings.
-                now = self._reader.version(request_id, version)
+                now = self.reader.version(request_id, version)
                 if now is None or now.status not in UNDER_WAY:
                     return False
                 if not verified and await self.landing(scope, send, reader, changes, now, extra=fields(now)):
@@ -240,7 +241,7 @@ class Delivery:
         standing = await self.basin.look(request_id)
         if standing.asked or standing.busy is not None:
             return
-        found = self._reader.version(request_id, version)  # it may just have ended
+        found = self.reader.version(request_id, version)  # it may just have ended
         if found is not None and found.status in UNDER_WAY:
             await self.basin.run(self.basin.ask, request_id)
 
@@ -275,6 +276,9 @@ class Delivery:
                 await self._outflow.send(send, reader, answer.body, source)
                 return True
             return False
+
+
+_Key = tuple[str, str, bool]
 
 
 @dataclass(frozen=True, slots=True)
