@@ -121,6 +121,21 @@ def test_9_3_2_head_has_no_content_and_the_fields_of_get(target: Target) -> None
     assert head.fields.without("date", "age", "cache-status") == got.fields.without("date", "age", "cache-status")
 
 
+def test_9112_9_3_2_requests_in_a_row_are_answered_in_their_order(target: Target) -> None:
+    """RFC 9112 section 9.3.2: one connection, none waited for; each answer ends where it says."""
+    api, parts = target.api, [(0, 9), (5, 5), None, (990, 999), None]
+    fields = [[] if part is None else [("Range", f"bytes={part[0]}-{part[1]}")] for part in parts]
+    with socket.create_connection(address_of(api.served.url), timeout=60) as sock:
+        sock.sendall(b"".join(request(api.served.url, "GET", target.path, pairs) for pairs in fields))
+        with sock.makefile("rb") as answers:
+            for part in parts:
+                head = b"".join(iter(answers.readline, b"\r\n")).decode().lower()
+                assert head.startswith("http/1.1 200 " if part is None else "http/1.1 206 ")
+                size = int(re.search(r"content-length: (\d+)", head)[1])  # type: ignore[index]
+                expected = target.body if part is None else target.body[part[0] : part[1] + 1]
+                assert answers.read(size) == expected
+
+
 def test_8_7_what_content_location_names_is_the_same(target: Target) -> None:
     """8.7: it claims that a GET there would give the same."""
     answer = target.get()

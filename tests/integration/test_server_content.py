@@ -18,7 +18,7 @@ import pytest
 
 import forebay
 from forebay.clock import unix_now
-from origin import Coded, Held, Origin, Resource, Status, blob
+from origin import Chunked, CloseDelimited, Coded, Held, Origin, Resource, Status, blob
 from raw import Api, address_of, digest_field, problem, request
 
 Serve = Callable[..., Any]
@@ -211,9 +211,11 @@ def test_a_type_that_is_none_is_that_of_bytes(api: Api, origin: Origin, said: st
 # --- sizes -------------------------------------------------------------------------------------------------
 
 
-def test_an_empty_content_is_a_content(api: Api, origin: Origin) -> None:
-    """200 and no bytes; of ranges there is none to give."""
-    origin.serve("/f", Resource(b""))
+@pytest.mark.parametrize("behaviour", [Resource(b""), Chunked(b""), CloseDelimited(b"")])
+def test_an_empty_content_is_a_content(api: Api, origin: Origin, behaviour: Any) -> None:
+    """200 and no bytes, however its origin said so; of ranges there is none to give."""
+    origin.serve("/f", behaviour)
+    assert api.ask("HEAD", f"/r/{origin.url('/f')}").fields["content-length"] == "0"
     path = api.store(origin.url("/f"))
     for pairs in ((), (("Range", "bytes=0-"),), (("Range", "bytes=-1"),)):
         answer = api.get(path, *pairs)
