@@ -149,7 +149,8 @@ class Outflow:
                     async with asyncio.timeout(STALL_S):
                         with pace.timed():
                             await send({"type": "http.response.body", "body": data, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            async with asyncio.timeout(STALL_S):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         except Disconnected:
             pass
         except TimeoutError:
