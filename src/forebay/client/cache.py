@@ -195,7 +195,8 @@ class Part:
         return self._digest.hexdigest()
 
     def reader(self) -> int:
-        """A descriptor of its own to read with, also when this is closed, finished or evicted."""
+        """A descriptor of its own to read with, also when this is closed, finished or evicted later. For its
+        writer: another thread may find its name gone."""
         with self._cache.errors():
             return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forebay.client.cache import Part
-from forebay.errors import FollowBroken, ForebayError, StateError
+from forebay.errors import FollowBroken, ForebayError, StateError, StorageFailed
 
 log = logging.getLogger("forebay")
 
@@ -27,6 +27,8 @@ class Landing:
         self._stop, self._on_end = stop, on_end
         self._changed = threading.Condition()
         self._part: Part | None = None
+        # Of the part, to make the readers' from: its name is gone once it is finished or dropped.
+        self._descriptor: int | None = None
         self._total: int | None = None
         self._etag: str | None = None
         self._seen = self._restarts = 0
@@ -54,6 +56,7 @@ class Landing:
             error = StateError("what was being read has been closed")
         with self._changed:
             self._whole, self._error = error is None, error
+            self._read_from(None)
             self._changed.notify_all()
         self._on_end(self)
         self._ended.set()
@@ -61,11 +64,18 @@ class Landing:
     def head(self, part: Part, total: int | None) -> None:
         """See `Watcher.head`."""
         with self._changed:
+            if part is not self._part:
+                self._read_from(part.reader())
             if self._seen and (part.etag is None or part.etag != self._etag):
                 self._restarts += 1  # what was read so far is of another representation
                 self._seen = 0
             self._part, self._total, self._etag = part, total, part.etag
             self._changed.notify_all()
+
+    def _read_from(self, descriptor: int | None) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = descriptor
 
     def landed(self) -> None:
         """See `Watcher.landed`."""
@@ -108,9 +118,14 @@ class Landing:
             self._changed.wait_for(lambda: self._part is not None or self._whole or self._error is not None)
             if self._error is not None:
                 raise self._error
-            if self._whole or self._part is None:
+            if self._whole or self._descriptor is None:
                 return None
-            return LandingFile(self, self._part.reader(), self._restarts)
+            try:
+                # The copies share one offset, which nobody uses: all say where they read.
+                descriptor = os.dup(self._descriptor)
+            except OSError as error:
+                raise StorageFailed("a file that lands", reason=error.strerror or str(error)) from error
+            return LandingFile(self, descriptor, self._restarts)
 
     def wait_for(self, offset: int, restarts: int) -> int:
         """How many bytes from *offset* on may be read, at least one; 0 at the end. Waits for them.

@@ -90,3 +90,30 @@ def test_the_last_reader_stops_what_is_not_over(transfer: Transfer) -> None:
     for event in (goes_on, transfer.may_return, transfer.may_end):
         event.set()
     assert transfer.ended.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("over", ["finished", "dropped"])
+def test_a_part_is_opened_when_its_name_is_gone(transfer: Transfer, over: str) -> None:
+    """Between the first byte and the end, whatever has become of the name meanwhile."""
+    transfer.begin(transfer.finish if over == "finished" else Part.discard)
+    assert transfer.part_is_over.wait(PATIENCE_S)
+    file = transfer.landing.open()
+    assert file is not None
+    reader = buffered(file)
+    assert reader.read(1000) == transfer.body[:1000]
+    transfer.may_return.set()
+    assert reader.read() == transfer.body[1000:]
+    reader.close()
+    transfer.may_end.set()
+    assert transfer.ended.wait(PATIENCE_S)
+
+
+def test_no_descriptor_is_left(transfer: Transfer) -> None:
+    """Of what lands, once it has landed; who comes late finds it in the cache."""
+    before = sorted(Path("/proc/self/fd").iterdir())
+    transfer.begin(transfer.finish)
+    for event in (transfer.may_return, transfer.may_end):
+        event.set()
+    assert transfer.ended.wait(PATIENCE_S)
+    assert transfer.landing.open() is None
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
