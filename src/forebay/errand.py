@@ -19,7 +19,6 @@ from forebay.errors import (
     HashMismatch,
     LeaseLost,
     NotStored,
-    OriginError,
     StateError,
     UnknownVersion,
 )
@@ -28,6 +27,7 @@ from forebay.fetch.transfer import Job
 from forebay.models import AnyStrategy, Request, Response, body_to_send
 from forebay.reports import Fetched, How
 from forebay.reports import response_or_raise as response_or_raise  # for those who import it from here
+from forebay.retold import failure_of
 from forebay.wishes import Wish
 
 MAX_ROUNDS = 20
@@ -99,7 +99,7 @@ class Errand:
             case "elsewhere":
                 return self._after_elsewhere(settled.response)
             case "failed":
-                return self._without(settled.error or OriginError("origin_error", "the fetch failed"))
+                return self._without(settled.error or failure_of(None, None))
             case "ready":
                 response = settled.response
                 if response is None or not self._is_expected(response):
@@ -133,7 +133,7 @@ class Errand:
             stats = response.download_stats
             if stats.error_code == HashMismatch.code:
                 return self._again(shared=False)  # whatever was expected there is not ours
-            return self._without(OriginError(stats.error_code or "origin_error", stats.error or "the fetch failed"))
+            return self._without(failure_of(stats.error_code, stats.error))
         return self._again(shared=True)
 
     def _again(self, *, shared: bool) -> Next:
@@ -283,7 +283,7 @@ class VersionErrand:
             return self._unchanged(registered)
         if response.status == "failed":
             stats = response.download_stats
-            return self._failed(OriginError(stats.error_code or "origin_error", stats.error or "the fetch failed"))
+            return self._failed(failure_of(stats.error_code, stats.error))
         if response.status not in UNDER_WAY:
             return Fetched(response.url, response, "fetched")
         self._rounds += 1

@@ -444,6 +444,11 @@ class StorageError(ForebayError):
     code = "storage_error"
     status = 500
 
+    @property
+    def outward(self) -> str:
+        """What is said of it to others, without a path of this machine; `str` is for its log."""
+        return "the storage failed; the log of the process that it failed in says how"
+
 
 class DiskFull(StorageError):
     """No space left; the transfer stopped cleanly and can be resumed."""
@@ -454,6 +459,11 @@ class DiskFull(StorageError):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.path = path
+
+    @property
+    def outward(self) -> str:
+        """See `StorageError.outward`."""
+        return "no space is left where the content is kept; everything stored stays readable"
 
     def __str__(self) -> str:
         return (
@@ -482,6 +492,11 @@ class ContentRotten(StorageError):
     def __init__(self, sha256: str, *, found: str) -> None:
         super().__init__(sha256, found)
         self.sha256, self.found = sha256, found
+
+    @property
+    def outward(self) -> str:
+        """See `StorageError.outward`."""
+        return str(self)
 
     def __str__(self) -> str:
         return f"content {self.sha256} is damaged ({self.found}); it is not served again. Fetch it anew"

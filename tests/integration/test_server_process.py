@@ -224,6 +224,24 @@ def test_two_servers_share_a_folder(serve: Serve, origin: Origin) -> None:
     assert len({version["version"] for version in found}) == 1
 
 
+def test_what_fails_in_the_storage_names_no_folder(serve: Serve, origin: Origin, tmp_path: Path) -> None:
+    """Neither to who asks, nor to who reads of it or asks for that version later; the log has all of it."""
+    origin.serve("/f", Resource(blob(4_000_000)))
+    served = serve(under=("sh", "-c", 'ulimit -f 2048; exec "$@"', "sh"))  # no file larger than 1 MiB
+    with client(served) as http:
+        request_id = http.put("/v1/request/", json={"url": origin.url("/f")}).json()["id"]
+        asked = http.post("/v1/fetch", json={"request": {"url": origin.url("/f")}, "wait_sec": 30})
+        version, *_ = http.get(f"/v1/request/{request_id}/response").json()
+        content = http.get(f"/v1/request/{request_id}/response/v/{version['version']}/content")
+    assert version["download_stats"]["error_code"] == "disk_full"
+    for answer in (asked, content):
+        assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
+        assert str(tmp_path) not in answer.text
+    assert str(tmp_path) not in str(version)
+    served.wait_to_say(f"no space left in {tmp_path}")
+    assert served.stop() == 0
+
+
 # --- who dies with whom -----------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from forebay.client.problems import error_of, is_problem, problem_in
+from forebay.client.problems import error_in, is_problem, problem_in
 from forebay.core.fields import Fields
 from forebay.core.urls import show_url
 from forebay.errors import ServerAnswerInvalid, ServerUnreachable
@@ -106,7 +106,7 @@ def good(call: Call, answer: Answer) -> Answer:
     if answer.status < 300:
         return answer
     if is_problem(answer.status, answer.fields):
-        raise error_of(problem_in(answer.body), status=answer.status)
+        raise error_in(problem_in(answer.body), status=answer.status)
     if answer.status in _GATEWAY:
         raise ServerUnreachable(reason=f"a proxy in front of it answers {answer.status}")
     if answer.status < 400:

@@ -10,12 +10,12 @@ from pydantic import TypeAdapter
 
 from forebay.api_models import FetchAnswer, FetchUnderWay
 from forebay.client.exchange import ANSWER_S, Call, Flow, Wait, ask, model_in
-from forebay.client.problems import told
 from forebay.core.retry import RetryPolicy, backoff_delay
 from forebay.core.urls import show_url
 from forebay.errors import ForebayError, ServerUnreachable
 from forebay.models import AnyStrategy, RequestSpec, Response
 from forebay.reports import Fetched, Progress
+from forebay.retold import error_of
 from forebay.wishes import Wish
 
 Tell = Callable[[Progress], None]
@@ -137,5 +137,5 @@ def _progress(under_way: FetchUnderWay) -> Progress:
 
 def _fetched(wish: Wish, answer: FetchAnswer) -> Fetched:
     failure = answer.error
-    error = None if failure is None else told(failure.code, failure.detail)
+    error = None if failure is None else error_of(failure.code, failure.detail)
     return Fetched(show_url(wish.spec.url), answer.response, answer.how, error, asked=wish.asked)

@@ -60,7 +60,9 @@ class Commits:
                 assert transfer.job.stored is not None  # only what was asked for can be confirmed
                 return Confirmed(transfer.lease, stats, transfer.job.stored.version, validated), None
             case GaveUp(error, stats):
-                return Broke(transfer.lease, stats, error.code, str(error)), error
+                # Whoever may read the version reads this, in other processes and over HTTP.
+                text = error.outward if isinstance(error, StorageError) else str(error)
+                return Broke(transfer.lease, stats, error.code, text), error
             case Whole(landed, got, stats):
                 content = Content(
                     sha256=landed.digests["sha256"],

@@ -14,7 +14,8 @@ from itertools import islice
 
 from forebay.catalog.frontier import Frontier
 from forebay.content.wakeups import LOOK_AGAIN_S
-from forebay.errors import ForebayError
+from forebay.core.urls import show_url
+from forebay.errors import ForebayError, StorageError
 from forebay.fetch.tickets import Ticket
 
 log = logging.getLogger(__name__)
@@ -144,11 +145,13 @@ class Scheduler:
 
     def _settled(self, request_id: str, ticket: Ticket) -> None:
         try:
-            ticket.wait()
+            settled = ticket.wait()
         except ForebayError:
             ended = False  # no outcome was written, so it is still due: not at once again
         else:
             ended = True
+            if settled is not None and isinstance(settled.error, StorageError):
+                log.error("%s: %s [%s]", show_url(ticket.job.ask.url), settled.error, settled.error.code)
         with self._wake:
             _, rested = self._resting.pop(request_id, (0.0, 0.0))
             if not ended:

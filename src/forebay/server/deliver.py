@@ -28,13 +28,13 @@ from forebay.errors import (
     FollowBroken,
     InvalidValue,
     MethodRefused,
-    OriginError,
     PreconditionFailed,
     RangeNotSatisfiable,
     UnknownRequest,
     UnknownVersion,
 )
 from forebay.fetch.transfer import told
+from forebay.retold import failure_of
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
@@ -94,7 +94,7 @@ class Delivery:
                     return
                 found = await self._find(request_id, version, granted)
             if found.content_sha256 is None or found.status not in ("ready", "duplicate"):
-                raise OriginError(found.error_code or "origin_error", found.error or "the fetch failed")
+                raise failure_of(found.error_code, found.error)
             answer = await self.stored(scope, send, reader, found, extra=_of_version(found, granted))
         if answer.status == 200 and _is_usual(scope):
             self._usual.keep(key, _Usual(found, _start(answer)), moment=moment)

@@ -13,8 +13,6 @@ from http import HTTPStatus
 from typing import Any
 
 from forebay.errors import (
-    ContentRotten,
-    DiskFull,
     ForebayError,
     InvalidValue,
     MethodRefused,
@@ -71,12 +69,8 @@ def problem_of(error: Exception) -> tuple[int, dict[str, Any]]:
 
 def _detail(error: ForebayError) -> str:
     match error:
-        case DiskFull():
-            return "no space is left where the content is kept; everything stored stays readable"
-        case ContentRotten():
-            return str(error)
         case StorageError():
-            return "the storage failed; the server's log says how"
+            return error.outward
         case _:
             return str(error)
 
