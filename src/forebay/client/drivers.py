@@ -31,9 +31,8 @@ T = TypeVar("T")
 # What may wait for a disk that is slower than the network.
 _GATHER_BYTES = 4 << 20
 _SEND_S = 60.0
-# A kept connection may turn out to be closed only when it is used: then once more, with another.
-_TRIES = 2
-# These say nothing about whether the server is there: on the way, or while it thought, the connection broke.
+# These say nothing about whether the server is there: on the way, or while it thought, the connection broke. A kept
+# one may turn out to be closed only when it is used. Then once more, with another, if that does no harm.
 _BROKEN = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
 _KEPT = 32
 
@@ -96,6 +95,10 @@ def _reason(error: httpx.TransportError) -> str:
             return "no answer in time"
         case _:
             return text or type(error).__name__
+
+
+def _may_go_again(call: Call, error: httpx.TransportError) -> bool:
+    return call.may_be_sent_again and isinstance(error, _BROKEN)
 
 
 def _unreachable(line: Line, error: httpx.TransportError) -> ServerUnreachable:
@@ -194,7 +197,7 @@ class Driver:
             try:
                 return self._exchange(call, hook)
             except httpx.TransportError as error:
-                if last or not isinstance(error, _BROKEN):
+                if last or not _may_go_again(call, error):
                     raise _unreachable(self._line, error) from error
         raise AssertionError("the last try returns or raises")
 
@@ -262,7 +265,7 @@ class AsyncDriver:
             try:
                 return await self._exchange(call)
             except httpx.TransportError as error:
-                if last or not isinstance(error, _BROKEN):
+                if last or not _may_go_again(call, error):
                     raise _unreachable(self._line, error) from error
         raise AssertionError("the last try returns or raises")
 

@@ -42,7 +42,7 @@ class Sink(Protocol):
 @dataclass(frozen=True, slots=True)
 class Call:
     """One exchange with the server. *path* is below its base URL and percent-encoded; *body* is sent as JSON.
-    *patience_s*: how long the server may be silent."""
+    *patience_s*: how long the server may be silent. *idempotent*: a POST that may be sent twice."""
 
     method: Literal["GET", "PUT", "POST", "DELETE"]
     path: str
@@ -51,6 +51,13 @@ class Call:
     fields: tuple[tuple[str, str], ...] = ()
     patience_s: float = ANSWER_S
     sink: Sink | None = field(default=None, repr=False)
+    idempotent: bool = False
+
+    @property
+    def may_be_sent_again(self) -> bool:
+        """Whether it may be sent once more when nobody knows what became of the first (RFC 9110 section 9.2.2)."""
+        # Not DELETE: its second answer would say that there is no such version, which the first has removed.
+        return self.idempotent or self.method in ("GET", "PUT")
 
 
 @dataclass(frozen=True, slots=True)

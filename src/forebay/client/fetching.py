@@ -116,7 +116,8 @@ def _call(wish: Wish, *, asked_at: float | None, wait_s: float, until: str) -> C
         "until": until,
     }
     given = {name: value for name, value in body.items() if value is not None}
-    return Call("POST", "/v1/fetch", body=given, patience_s=wait_s + ANSWER_S)
+    # Asked twice, the fetch is joined or what it brought is found; at worst the origin is asked once more.
+    return Call("POST", "/v1/fetch", body=given, patience_s=wait_s + ANSWER_S, idempotent=True)
 
 
 def asked_for(spec: RequestSpec) -> dict[str, Any]:

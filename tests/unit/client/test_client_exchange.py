@@ -41,6 +41,8 @@ REQUEST = {
     "first_request_datetime_utc": "2026-11-21T08:27:45Z",
     "latest_request_datetime_utc": "2026-11-21T08:27:45Z",
 }
+FETCHED = {"how": "stored", "response": VERSION}
+REMOVED = {"removed": [], "until_datetime_utc": "2026-11-22T08:27:45Z"}
 UNDER_WAY = {
     "progress": {
         "state": "downloading", "downloaded_bytes": 5, "total_bytes": 9, "attempt": 1, "reason": None,
@@ -193,6 +195,24 @@ def test_a_url_is_found_without_being_logged() -> None:
     found, (call,), _ = play(calls.request(URL), [answer(REQUEST)])
     assert found.id == "q1"
     assert (call.path, call.query, call.body) == ("/v1/find", (), {"name": URL})
+
+
+@pytest.mark.parametrize(
+    ("flow", "answers", "again"),
+    [
+        (lambda: calls.request(URL), [answer(REQUEST)], [True]),
+        (lambda: fetching.fetch(wishes(None, None, None, None, None, False)(URL)), [answer(FETCHED)], [True]),
+        (lambda: calls.undelete(URL, version=None), [answer(REQUEST), answer([])], [True, False]),
+        (lambda: calls.delete(URL, version="v"), [answer(REQUEST), answer(REMOVED)], [True, False]),
+    ],
+    ids=["find", "fetch", "undelete", "delete"],
+)
+def test_what_changes_something_is_not_sent_again(
+    flow: Callable[[], Flow[Any]], answers: list[Answer], again: list[bool]
+) -> None:
+    """When its answer is lost, it may have been done: the second answer would deny it. What only asks is sent again."""
+    _, asked, _ = play(flow(), answers)
+    assert [call.may_be_sent_again for call in asked] == again
 
 
 def test_names_are_no_part_of_a_path_but_percent_encoded() -> None:
