@@ -329,6 +329,9 @@ def test_versions_and_tags_are_had_by_name(api: Api, origin: Origin) -> None:
         assert named.fields["content-location"] == first.fields["content-location"]
         assert cache_status(named) == ["forebay", "hit"]
         assert 'rel="successor-version"' in named.fields["link"]
+    # A name is one version for ever; what has a tag may be another one tomorrow.
+    assert "immutable" in api.get(f"{target}?forebay-version={old}").fields["cache-control"]
+    assert api.get(f"{target}?forebay-tag=good").fields["cache-control"] == "no-cache"
     for query in ("?forebay-version=20200101T000000000000Z", "?forebay-tag=other"):
         assert problem(api.get(target + query)) == (404, "version_unknown")
     assert problem(api.get(door(origin.url("/b?forebay-tag=good")))) == (404, "version_unknown")
@@ -356,6 +359,32 @@ def test_a_parameter_that_means_nothing_is_refused(api: Api, origin: Origin, que
     assert problem(answer) == (422, "value_invalid")
     assert json.loads(answer.body)["field"] == field
     assert origin.requests() == []
+
+
+@pytest.mark.parametrize("query", ["forebay-colour=1", "forebay-tag=good", "forebay-verified=yes"])
+def test_nor_is_it_taken_where_a_version_is(api: Api, origin: Origin, query: str) -> None:
+    """Whether that is stored, was never there, or is asked for with what else; before anything is looked up."""
+    origin.serve("/a", Resource(BODY))
+    place = api.store(origin.url("/a"))
+    for target in (place, place.replace("/v/", "/v/0")):
+        for more in ("", "x=1&"):
+            answer = api.get(f"{target}?{more}{query}")
+            assert problem(answer) == (422, "value_invalid")
+            assert json.loads(answer.body)["field"] == query.partition("=")[0]
+    assert api.get(f"{place}?forebay-verified=1&x=1").body == BODY
+
+
+def test_a_named_version_that_failed_says_why(api: Api, origin: Origin) -> None:
+    """At the door as at its own place."""
+    origin.serve("/f", Status(500, b""))
+    made = api.json("PUT", "/v1/request/", {"url": origin.url("/f")})
+    assert problem(api.get(door(origin.url("/f")))) == (502, "origin_status")
+    version = api.json("GET", f"/v1/request/{made['id']}/response/latest")["version"]
+    for target in (
+        f"/v1/request/{made['id']}/response/v/{version}/content",
+        door(origin.url(f"/f?forebay-version={version}")),
+    ):
+        assert problem(api.get(target)) == (502, "origin_status")
 
 
 # --- who asks, and how ----------------------------------------------------------------------------------------

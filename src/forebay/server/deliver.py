@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 from forebay.bay import extension_for
@@ -21,12 +22,10 @@ from forebay.core.exchange import Representation
 from forebay.core.fields import Fields, format_links
 from forebay.core.filenames import choose_filename
 from forebay.core.ranges import Span
-from forebay.core.targets import target_of
 from forebay.core.urls import show_url
 from forebay.errors import (
     ContentRotten,
     FollowBroken,
-    InvalidValue,
     MethodRefused,
     PreconditionFailed,
     RangeNotSatisfiable,
@@ -39,6 +38,7 @@ from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
 from forebay.server.hot import SMALL_BYTES, K, OncePerTurn, SmallBodies, UntilCommit, V
+from forebay.server.parameters import parameters_of, read_target
 from forebay.server.pieces import LandingSource, Outflow, Reader, StoredSource
 from forebay.server.problems import SECURITY_FIELDS, Field, Send, problem_body, problem_fields, problem_of
 
@@ -52,6 +52,8 @@ _SPECIAL = frozenset(
 UNDER_WAY = ("wait", "in_progress")
 """The statuses of a version that is being fetched."""
 
+_FieldsOf = Callable[[Deliverable], Pairs]
+_Key = tuple[str, str, bool]
 _READ_THREADS = 4
 _YEAR_S = 31_536_000
 
@@ -79,25 +81,44 @@ class Delivery:
         self, scope: Scope, receive: Receive, send: Send, *, granted: Granted, request_id: str, version: str
     ) -> None:
         """Answer a GET or HEAD of one version's content; of one that is being fetched, from its first byte."""
-        # What a cache may do with the answer depends on whether tokens are asked for.
-        key = (request_id, version, granted.owner is None)
+        key = (request_id, version, granted.owner is None)  # with tokens, the answer is for no shared cache
         if await self._send_usual(scope, send, granted, key):
             return
         if scope["method"] not in ("GET", "HEAD"):
             raise MethodRefused(allowed=("GET", "HEAD"))
         moment = self._usual.moment
+        own = parameters_of(read_target(b"", scope["query_string"]).own, taken=("verified",))
         with Reader(receive) as reader:
+            stored = await self.named(
+                scope, send, reader, granted=granted, request_id=request_id, version=version, verified=own.verified
+            )
+        if stored is not None and stored[1].status == 200 and _is_usual(scope):
+            self._usual.keep(key, _Usual(stored[0], _start(stored[1])), moment=moment)
+
+    async def named(
+        self,
+        scope: Scope,
+        send: Send,
+        reader: Reader,
+        *,
+        granted: Granted,
+        request_id: str,
+        version: str,
+        verified: bool,
+        fields: _FieldsOf = lambda _: (),
+    ) -> tuple[Deliverable, Answer] | None:
+        """Deliver the version of that name. *verified*: not before its end; *fields*: more of them. What was
+        stored, and what the answer was; None when it was followed."""
+        found = await self._find(request_id, version, granted)
+        if found.status in UNDER_WAY:
+            landing = partial(_of_landing, fields)
+            if await self._under_way(scope, send, reader, found, fields=landing, verified=verified):
+                return None
             found = await self._find(request_id, version, granted)
-            if found.status in UNDER_WAY:
-                verified = wants_end(target_of(b"", scope["query_string"]).own)
-                if await self.under_way(scope, send, reader, found, fields=_of_landing, verified=verified):
-                    return
-                found = await self._find(request_id, version, granted)
-            if found.content_sha256 is None or found.status not in ("ready", "duplicate"):
-                raise failure_of(found.error_code, found.error)
-            answer = await self.stored(scope, send, reader, found, extra=_of_version(found, granted))
-        if answer.status == 200 and _is_usual(scope):
-            self._usual.keep(key, _Usual(found, _start(answer)), moment=moment)
+        if found.content_sha256 is None or found.status not in ("ready", "duplicate"):
+            raise failure_of(found.error_code, found.error)
+        extra = (*_of_version(found, granted), *fields(found))
+        return found, await self.stored(scope, send, reader, found, extra=extra)
 
     async def _find(self, request_id: str, version: str, granted: Granted) -> Deliverable:
         """The version of that name; in place of a duplicate, or of one that was begun and then found to be no news,
@@ -211,18 +232,11 @@ class Delivery:
 
     # --- what is still landing -------------------------------------------------------------------------
 
-    async def under_way(
-        self,
-        scope: Scope,
-        send: Send,
-        reader: Reader,
-        found: Deliverable,
-        *,
-        fields: Callable[[Deliverable], Pairs],
-        verified: bool,
+    async def _under_way(
+        self, scope: Scope, send: Send, reader: Reader, found: Deliverable, *, fields: _FieldsOf, verified: bool
     ) -> bool:
         """Follow a version that is being fetched, whoever does that. False, and nothing is sent, when it has ended
-        before that could begin: look at it again. *fields*: more of them; *verified*: only its end will do."""
+        before that could begin: look at it again. *fields* of it; *verified*: only its end will do."""
         request_id, version = found.request_id, found.version
         with self.basin.watching(request_id) as changes:
             while True:
@@ -276,9 +290,6 @@ class Delivery:
                 await self._outflow.send(send, reader, answer.body, source)
                 return True
             return False
-
-
-_Key = tuple[str, str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,17 +383,9 @@ def _of_version(found: Deliverable, granted: Granted) -> Pairs:
     return ("Cache-Control", f"{who}, max-age={_YEAR_S}, immutable"), *version_links(found)
 
 
-def _of_landing(found: Deliverable) -> Pairs:
+def _of_landing(fields: _FieldsOf, found: Deliverable) -> Pairs:
     """The same while it lands. The fetch may start over: then what a cache has of it is void, so it must ask."""
-    return ("Cache-Control", "no-cache"), *version_links(found)
-
-
-def wants_end(own: Mapping[str, str]) -> bool:
-    """Whether ``forebay-verified`` says that a content is wanted only when all of it is there and verified."""
-    value = own.get("verified", "0")
-    if value not in ("0", "1"):
-        raise InvalidValue("forebay-verified", expected="0 or 1", got=value)
-    return value == "1"
+    return ("Cache-Control", "no-cache"), *version_links(found), *fields(found)
 
 
 def version_links(found: Deliverable) -> Pairs:

@@ -16,21 +16,23 @@ from forebay.catalog.catalog import Registered
 from forebay.catalog.reader import Deliverable
 from forebay.core.delivery import Pairs
 from forebay.core.fields import Forward, format_age, format_cache_status
-from forebay.core.targets import Target, target_of
-from forebay.errors import ContentRotten, InvalidUrl, InvalidValue, MethodRefused, UnknownVersion
-from forebay.models import RequestSpec, check_tag, invalid_from
+from forebay.core.targets import Target
+from forebay.core.urls import show_url
+from forebay.errors import ContentRotten, MethodRefused, UnknownVersion
+from forebay.models import RequestSpec, invalid_from
 from forebay.reports import Fetched
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
-from forebay.server.deliver import UNDER_WAY, Delivery, content_path, version_links, wants_end
+from forebay.server.deliver import UNDER_WAY, Delivery, content_path, version_links
 from forebay.server.hot import UntilCommit
+from forebay.server.parameters import Parameters, parameters_of, read_target
 from forebay.server.pieces import Reader
 from forebay.server.problems import Send
 from forebay.wishes import Wish
 
 PREFIX = b"/r/"
-_PARAMETERS = ("version", "tag", "verified")
+_TAKEN = ("version", "tag", "verified")
 # Longer ones are looked up each time: one URL can be written in ever more, ever longer ways.
 _KEPT_BYTES = 2048
 
@@ -48,13 +50,14 @@ class Door:
             raise MethodRefused(allowed=("GET", "HEAD"))
         key = (scope["raw_path"], scope["query_string"], granted.group)
         with Reader(receive) as reader:
-            visit = _Visit(self._basin, self._delivery, scope, send, reader)
+            visit = _Visit(self._basin, self._delivery, scope, send, reader, granted)
             fresh = self._fresh.get(key)
             if fresh is not None and await visit.serve_fresh(fresh):
                 return
             moment = self._fresh.moment
-            target = _target(scope)
-            fresh = await visit.pay(_wish(target, granted), verified=wants_end(target.own))
+            target = read_target(scope["raw_path"].removeprefix(PREFIX), scope["query_string"])
+            own = parameters_of(target.own, taken=_TAKEN)
+            fresh = await visit.pay(_wish(target, own, granted), verified=own.verified)
         if fresh is not None and len(key[0]) + len(key[1]) <= _KEPT_BYTES:
             self._fresh.keep(key, fresh, moment=moment)
 
@@ -79,9 +82,11 @@ class _Evicted(UnknownVersion):
 class _Visit:
     """One message at the door."""
 
-    def __init__(self, basin: Basin, delivery: Delivery, scope: Scope, send: Send, reader: Reader) -> None:
+    def __init__(
+        self, basin: Basin, delivery: Delivery, scope: Scope, send: Send, reader: Reader, granted: Granted
+    ) -> None:
         self._basin, self._delivery = basin, delivery
-        self._scope, self._send, self._reader = scope, send, reader
+        self._scope, self._send, self._reader, self._granted = scope, send, reader, granted
 
     async def serve_fresh(self, fresh: _Fresh) -> bool:
         """Answer with what another one has found; False: it is not to be had any more."""
@@ -104,23 +109,37 @@ class _Visit:
             return await self._pay(wish, verified=verified)
 
     async def _pay(self, wish: Wish, *, verified: bool) -> _Fresh | None:
-        if wish.version is not None and await self._follow_named(wish, wish.version, verified=verified):
+        if wish.version is not None:
+            await self._serve_named(wish, wish.version, verified=verified)
             return None
-        if wish.version is not None or wish.tag is not None:
+        if wish.tag is not None:
             return await self._serve(wish, await self._basin.fetch(wish), before=None)
         before = await self._basin.run(self._basin.register, wish)
         fetched = await self._fetched_or_followed(wish, before, verified=verified)
         return None if fetched is None else await self._serve(wish, fetched, before=before)
 
-    async def _follow_named(self, wish: Wish, version: str, *, verified: bool) -> bool:
-        """Follow a version by its name, if it is being fetched."""
+    async def _serve_named(self, wish: Wish, version: str, *, verified: bool) -> None:
+        """Answer with a version by its name, as its own place does."""
         (registered,) = await self._basin.run(self._basin.bay.register, [wish])
-        found = None if registered is None else self._delivery.find(registered.request.id, version)
-        if found is None or found.status not in UNDER_WAY:
-            return False
-        return await self._delivery.under_way(
-            self._scope, self._send, self._reader, found, fields=_of_named, verified=verified
+        if registered is None:
+            raise UnknownVersion(show_url(wish.spec.url), wanted=f"version {version}")
+        await self._delivery.named(
+            self._scope,
+            self._send,
+            self._reader,
+            granted=self._granted,
+            request_id=registered.request.id,
+            version=version,
+            verified=verified,
+            fields=self._of_named,
         )
+
+    def _of_named(self, found: Deliverable) -> Pairs:
+        if found.status in UNDER_WAY:
+            how: Pairs = (("Cache-Status", format_cache_status(Forward("uri-miss", stored=True, collapsed=True))),)
+        else:
+            how = _hit(math.inf, self._basin.now() - (found.cached_at or 0) / 1e6)
+        return *how, ("Content-Location", content_path(found.request_id, found.version))
 
     async def _fetched_or_followed(self, wish: Wish, before: Registered, *, verified: bool) -> Fetched | None:
         """What came of *wish*; None when it went out while it landed."""
@@ -208,37 +227,15 @@ def _forwarded(before: Registered) -> Forward:
     return Forward("uri-miss" if before.latest is None else "stale", stored=True)
 
 
-def _of_named(found: Deliverable) -> Pairs:
-    """Fields of a version that somebody else has had fetched."""
-    return ("Cache-Status", format_cache_status(Forward("uri-miss", stored=True, collapsed=True))), *_common(found)
-
-
 def _common(found: Deliverable) -> Pairs:
     """Fields of each answer at the door: what it shows changes, so clients ask again, by its ETag."""
     where = content_path(found.request_id, found.version)
     return ("Cache-Control", "no-cache"), ("Content-Location", where), *version_links(found)
 
 
-def _target(scope: Scope) -> Target:
-    raw: bytes = scope["raw_path"]
-    try:
-        return target_of(raw.removeprefix(PREFIX), scope["query_string"])
-    except UnicodeDecodeError as error:
-        raise InvalidUrl("/r/", reason="it is no UTF-8 text") from error
-
-
-def _wish(target: Target, granted: Granted) -> Wish:
-    for name in target.own:
-        if name not in _PARAMETERS:
-            expected = ", ".join(f"forebay-{known}" for known in _PARAMETERS)
-            raise InvalidValue(f"forebay-{name}", expected=f"one of {expected}", got=f"forebay-{name}")
-    tag, version = target.own.get("tag"), target.own.get("version")
-    if tag is not None and version is not None:
-        raise InvalidValue("forebay-tag", expected="a tag or a version, not both", got=tag)
-    if tag is not None:
-        check_tag(tag)
+def _wish(target: Target, own: Parameters, granted: Granted) -> Wish:
     try:
         spec = RequestSpec(url=target.url, group_name=granted.group or "default")
     except ValidationError as error:
         raise invalid_from(error, "url") from error
-    return Wish(spec, asked=spec, tag=tag, version=version)
+    return Wish(spec, asked=spec, tag=own.tag, version=own.version)
