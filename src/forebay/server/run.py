@@ -6,13 +6,11 @@ is one. Otherwise a killed server would leave its port taken.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import ipaddress
 import logging
 import multiprocessing
-import multiprocessing.connection
 import os
 import resource
 import signal
@@ -35,6 +33,7 @@ from granian.server import MPServer
 from forebay.bay import Forebay
 from forebay.errors import InvalidValue, PortTaken, StorageFailed
 from forebay.server.access import Hosts
+from forebay.server.process import load
 from forebay.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -236,34 +235,6 @@ def _announce(address: tuple[str, int], base: str, announce: Callable[[str], Non
         else:
             announce(base)
             return
-
-
-# --- in an API process ----------------------------------------------------------------------------------
-
-
-def load(settings: ServerSettings) -> Any:
-    """The application; called in a new API process, before its event loop runs."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    from forebay.server.app import Application
-
-    return Application(settings, started=_heed)
-
-
-def _heed(turns: int = 10) -> None:
-    """Be told to stop, after so many turns of the event loop. It is run twice: while the application starts, when
-    granian would wait for ever to be told that it must stop, and then to serve, from the fourth turn on."""
-    if turns:
-        asyncio.get_running_loop().call_soon(_heed, turns - 1)
-    else:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 # --- the fetch worker -----------------------------------------------------------------------------------
