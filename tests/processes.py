@@ -28,8 +28,12 @@ class Process:
         return _status(self.pid, "VmRSS")
 
     def peak_bytes(self) -> int:
-        """The most memory that it ever had."""
+        """The most memory that it had since `forget_peak`, or ever."""
         return _status(self.pid, "VmHWM")
+
+    def forget_peak(self) -> None:
+        """Begin anew with `peak_bytes`."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def descriptors(self) -> Counter[str]:
         """What it has open: files by their name, the rest by its kind."""
@@ -39,6 +43,17 @@ class Process:
                 name = str(number.readlink())
                 found[Path(name).name if name.startswith("/") else name.partition(":")[0]] += 1
         return found
+
+
+def open_connections(port: int) -> int:
+    """How many TCP connections to *port* of this machine have not been closed by whoever accepted them."""
+    found = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(FileNotFoundError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                _, local, _, state = line.split()[:4]
+                found += int(local.rpartition(":")[2], 16) == port and state in ("01", "08")
+    return found
 
 
 def _status(pid: int, name: str) -> int:
