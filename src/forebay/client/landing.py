@@ -64,11 +64,15 @@ class Landing:
     def head(self, part: Part, total: int | None) -> None:
         """See `Watcher.head`."""
         with self._changed:
-            if part is not self._part:
-                self._read_from(part.reader())
-            if self._seen and (part.etag is None or part.etag != self._etag):
+            # Another part: the one before was damaged, which its digest told only at its end.
+            another = part is not self._part
+            if self._seen and (another or part.etag is None or part.etag != self._etag):
                 self._restarts += 1  # what was read so far is of another representation
                 self._seen = 0
+            if another:
+                self._read_from(part.reader())
+            if part.landed:
+                self._seen = 1  # what an earlier attempt left is read as well
             self._part, self._total, self._etag = part, total, part.etag
             self._changed.notify_all()
 

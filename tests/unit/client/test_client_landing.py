@@ -9,6 +9,7 @@ import pytest
 
 from forebay.client.cache import ContentCache, Part
 from forebay.client.landing import Landing, buffered
+from forebay.errors import FollowBroken
 from origin import blob
 
 PATIENCE_S = 30.0
@@ -117,3 +118,33 @@ def test_no_descriptor_is_left(transfer: Transfer) -> None:
     assert transfer.ended.wait(PATIENCE_S)
     assert transfer.landing.open() is None
     assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+@pytest.mark.parametrize("other", ["another part", "another representation"])
+def test_what_an_earlier_attempt_left_is_not_mixed(transfer: Transfer, other: str) -> None:
+    """Who has read what was left gets an error when that was damaged, or when other bytes come behind it."""
+    left = transfer.cache.begin("a")
+    assert left is not None
+    left.restart('"1"')
+    left.write(b"other bytes")
+    transfer.landing.head(left, len(transfer.body))
+    assert transfer.landing.join()
+    file = transfer.landing.open()
+    assert file is not None
+    assert file.read(5) == b"other"
+    if other == "another part":
+        left.discard()
+        part = transfer.cache.begin("a")
+        assert part is not None
+        part.restart('"1"')
+    else:
+        part = left
+        part.restart('"2"')
+    transfer.landing.head(part, len(transfer.body))
+    part.write(transfer.body)
+    transfer.landing.landed()
+    with pytest.raises(FollowBroken):
+        file.read(5)
+    file.close()
+    for one in {left, part}:
+        one.close()
