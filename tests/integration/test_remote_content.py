@@ -206,6 +206,7 @@ def test_what_was_damaged_here_is_begun_anew(wire: Wire, connect: Open, origin: 
     response = bay.fetch(origin.url("/a"))
     key = hashlib.sha256(f"{wire.url} {response.request_id} {response.version}".encode()).hexdigest()
     part = tmp_path / "cache" / "partial" / key
+    part.parent.mkdir(parents=True)
     part.write_bytes(b"\0" * 1_000_000)
     part.with_suffix(".etag").write_text(f'"{response.version}.1"')
     assert bay.path(response).read_bytes() == body
