@@ -17,6 +17,11 @@ class ForebayError(Exception):
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
 
+    @property
+    def outward(self) -> str:
+        """What is said of it to others: without a path of this machine, or what to type at a shell of it."""
+        return str(self)
+
 
 # --- the caller's -------------------------------------------------------------------------------------
 
@@ -67,8 +72,13 @@ class UnknownRequest(RequestError):
         super().__init__(name)
         self.name = name
 
+    @property
+    def outward(self) -> str:
+        """See `ForebayError.outward`."""
+        return f"nothing is known of {self.name}"
+
     def __str__(self) -> str:
-        return f"nothing is known of {self.name}; `forebay ls` lists what is, `forebay get` fetches it"
+        return f"{self.outward}; `forebay ls` lists what is, `forebay get` fetches it"
 
 
 class UnknownVersion(RequestError):
@@ -81,8 +91,13 @@ class UnknownVersion(RequestError):
         super().__init__(url, wanted)
         self.url, self.wanted = url, wanted
 
+    @property
+    def outward(self) -> str:
+        """See `ForebayError.outward`."""
+        return f"{self.url} has no {self.wanted}"
+
     def __str__(self) -> str:
-        return f"{self.url} has no {self.wanted}; `forebay log {self.url}` lists its versions"
+        return f"{self.outward}; `forebay log {self.url}` lists its versions"
 
 
 class NotStored(RequestError):
@@ -95,8 +110,13 @@ class NotStored(RequestError):
         super().__init__(url)
         self.url = url
 
+    @property
+    def outward(self) -> str:
+        """See `ForebayError.outward`."""
+        return f"{self.url} is not stored, and fetching it was not allowed (offline)"
+
     def __str__(self) -> str:
-        return f"{self.url} is not stored, and fetching it was not allowed (offline); leave out --offline"
+        return f"{self.outward}; leave out --offline"
 
 
 class OriginRefused(RequestError):

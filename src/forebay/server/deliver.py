@@ -54,8 +54,7 @@ UNDER_WAY = ("wait", "in_progress")
 
 _FieldsOf = Callable[[Deliverable], Pairs]
 _Key = tuple[str, str, bool]
-_READ_THREADS = 4
-_YEAR_S = 31_536_000
+_READ_THREADS, _YEAR_S = 4, 31_536_000
 
 
 class Delivery:
@@ -310,6 +309,7 @@ def _is_usual(scope: Scope) -> bool:
 
 def _start(answer: Answer, *more: Field) -> dict[str, object]:
     fields = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in answer.fields}
+    assert len(fields) == len(answer.fields)  # none is said twice: here the first one would be lost
     for name, field in (*more, *SECURITY_FIELDS):
         fields.setdefault(name, field)
     return {"type": "http.response.start", "status": answer.status, "headers": list(fields.items())}

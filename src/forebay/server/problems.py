@@ -61,18 +61,10 @@ def problem_of(error: Exception) -> tuple[int, dict[str, Any]]:
     if not isinstance(error, ForebayError):
         detail = "this should not happen; the server's log says more"
         return 500, problem(500, code="unexpected", detail=detail)
-    document = problem(error.status, code=error.code, detail=_detail(error), retryable=error.retryable)
+    document = problem(error.status, code=error.code, detail=error.outward, retryable=error.retryable)
     if isinstance(error, InvalidValue):
         document["field"] = error.field
     return error.status, document
-
-
-def _detail(error: ForebayError) -> str:
-    match error:
-        case StorageError():
-            return error.outward
-        case _:
-            return str(error)
 
 
 def problem_body(document: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -19,12 +20,14 @@ from forebay.errors import (
     HostRefused,
     InvalidValue,
     MethodRefused,
+    NotStored,
     OriginError,
     ScopeMissing,
     StorageFailed,
     TokenInvalid,
     TokenMissing,
     UnknownRequest,
+    UnknownVersion,
 )
 from forebay.server.problems import problem, problem_body, problem_fields, problem_of, send_problem
 
@@ -51,11 +54,21 @@ def test_a_problem() -> None:
             "type": "about:blank",
             "title": "Not Found",
             "status": 404,
-            "detail": str(UnknownRequest("request x")),
+            "detail": "nothing is known of request x",
             "code": "request_unknown",
             "retryable": False,
         },
     )
+
+
+@pytest.mark.parametrize(
+    "error", [UnknownRequest("http://a/"), UnknownVersion("http://a/", wanted="version x"), NotStored("http://a/")]
+)
+def test_nobody_elsewhere_is_told_what_to_type(error: ForebayError) -> None:
+    """What is of use in a terminal here names a program that a client over HTTP may not have."""
+    _, document = problem_of(error)
+    assert not re.search(r"`|--", document["detail"])
+    assert str(error).startswith(document["detail"] + "; ")
 
 
 def test_what_cannot_be_sent_again_and_what_can() -> None:
