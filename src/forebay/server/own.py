@@ -47,7 +47,7 @@ class OwnRoutes(RequestRoutes):
 
             def task(work: Any) -> asyncio.Task[Any]:
                 made = asyncio.create_task(work)
-                stack.callback(made.cancel)
+                stack.push_async_callback(_end, made)
                 return made
 
             fetching: asyncio.Task[Fetched] = task(
@@ -62,9 +62,11 @@ class OwnRoutes(RequestRoutes):
             enough: set[asyncio.Task[Any]] = {fetching}
             if body.until == "begun":
                 enough.add(task(self._begun(request_id)))
-            await asyncio.wait(enough, timeout=body.wait_sec, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(enough, timeout=body.wait_sec, return_when=asyncio.FIRST_COMPLETED)
             if fetching.done():
                 return _answer_of(fetching.result())
+            for task_done in done:
+                task_done.result()  # or its error: what cannot be looked at is not "under way"
             under_way: FetchUnderWay = await self.basin.run(self._under_way, request_id, began_at)
             return Outgoing(under_way.model_dump_json(), 202, media_type="application/json")
 
@@ -115,6 +117,14 @@ class OwnRoutes(RequestRoutes):
         the answer. What is damaged is never served again, and fetched anew when it is asked for."""
         report, following, total = await self.basin.run(self.bay.verify_next, after=body.after, for_s=body.for_sec)
         return VerifiedPart(report=report, next=following, total_bytes=total)
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    """Cancel *task*, and wait until it has ended; how it did is of no interest any more."""
+    task.cancel()
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()
 
 
 def _scope_of(wish: Wish, who: Granted) -> TokenScope:
