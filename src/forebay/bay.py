@@ -57,7 +57,7 @@ from forebay.models import (
     without_secrets,
 )
 from forebay.reading import Opening
-from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport
+from forebay.reports import Fetched, GcReport, OnProgress, Progress, StorageUsage, VerifyReport
 from forebay.settings import Settings
 from forebay.trust import system_ca_file
 from forebay.wishes import Wish, is_request_id, strategy_of, the_one, wishes
@@ -271,12 +271,13 @@ class Forebay:
 
     # --- content ---------------------------------------------------------------------------------------
 
-    def follow(self, request_id: str) -> Following | None:
+    def follow(self, request_id: str, *, fence: int | None = None) -> Following | None:
         """What is landing for a Request now, in whatever process: from when its head is known and the first bytes
         are there until its commit. None at other times: look at the catalog then, after this. Watch
         ``wakeups`` for the Request's id to know when to look again. What its mark tells: `fetch.transfer.told`.
-        Close it when done."""
-        return self._followings.follow(request_id, live=self._is_written)
+        Close it when done. *fence*: the Request's, when it was just read; then the catalog is not asked."""
+        fence = self.frontier.fence(request_id) if fence is None else fence
+        return self._followings.follow(request_id, fence=fence, live=self._is_written)
 
     def _is_written(self, meta: bytes) -> bool:
         owner = told(meta).owner
@@ -445,10 +446,14 @@ class Forebay:
         found = self.catalog.response(response.id, now=self._clock())
         return response if found is None else found
 
+    def progress(self, request_id: str) -> Progress:
+        """How far the fetch of a Request is, by its watermark, whichever process runs it."""
+        return progress_of(self.partials.mark_at(request_id, fence=self.frontier.fence(request_id)))
+
     def with_progress(self, response: Response) -> Response:
-        """*response*; under way, with how far it is by its watermark."""
+        """*response*; under way, with how far it is by its watermark. Blocks."""
         if response.status == "in_progress":
-            progress, stats = progress_of(self.partials.mark(response.request_id)), response.download_stats
+            progress, stats = self.progress(response.request_id), response.download_stats
             stats.downloaded_bytes, stats.total_bytes_to_download = progress.downloaded_bytes, progress.total_bytes
             if stats.download_start_time_unix_ts is not None:
                 elapsed = max(0.0, self._clock() - stats.download_start_time_unix_ts)

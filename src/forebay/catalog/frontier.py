@@ -51,6 +51,7 @@ _STANDING = (
     .select_from(requests.outerjoin(leases, leases.c.request_id == requests.c.id))
     .where(requests.c.id == bindparam("key"))
 )
+_FENCE = select(requests.c.fence).where(requests.c.id == bindparam("key"))
 _ASK = update(requests).where(requests.c.id == bindparam("key")).values(next_due_at=ASKED)
 _SET_LAST_VERSION = (
     update(requests).where(requests.c.id == bindparam("key")).values(last_version=bindparam("version"))
@@ -240,6 +241,12 @@ class Frontier:
         the fence has moved; it failed when there are more failures than before. `UnknownRequest`."""
         with self.database.read() as db:
             return _standing(db, request_id)
+
+    def fence(self, request_id: str) -> int:
+        """The fence last given of a Request; 0 when there was none."""
+        with self.database.read() as db:
+            found: int | None = db.execute(_FENCE, {"key": request_id}).scalar_one_or_none()
+        return found or 0
 
     def mend_due_times(self, *, now: float) -> int:
         """Make due what was checked in the future: those times were written by a clock that was fast, and may

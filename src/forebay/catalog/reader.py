@@ -25,7 +25,7 @@ from forebay.catalog.tokens import Scope, digest_of, granted_by
 @dataclass(frozen=True, slots=True)
 class Deliverable:
     """What delivering a version takes. *previous_version* and *next_version* are its ready neighbours.
-    *cached_at* in Unix microseconds."""
+    *cached_at* in Unix microseconds. *fence*: the last one of its Request."""
 
     id: str
     request_id: str
@@ -46,6 +46,7 @@ class Deliverable:
     error: str | None
     previous_version: str | None
     next_version: str | None
+    fence: int
 
     @property
     def etag(self) -> str:
@@ -70,7 +71,7 @@ _COLUMNS = (
     responses.c.content_disposition, responses.c.filename, responses.c.error_code, responses.c.error,
 )  # fmt: skip
 _OF_REQUEST = (
-    select(*_COLUMNS, *neighbours())
+    select(*_COLUMNS, *neighbours(), requests.c.fence)
     .join(requests, requests.c.id == responses.c.request_id)
     .where(responses.c.request_id == bindparam("request"), responses.c.deleted_at.is_(None))
 )

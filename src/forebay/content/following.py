@@ -142,6 +142,10 @@ class Following:
         raise StorageFailed("a partial file", reason=f"it ends at {offset}, before its mark says so")
 
 
+class _Replaced(Exception):
+    """The file that a mark speaks of has its name no longer."""
+
+
 class Followings:
     """What is followed in this process: each generation with one pair of open files, however many read it.
     *total_of*: the length of the whole, by a mark's meta."""
@@ -149,25 +153,26 @@ class Followings:
     def __init__(self, partials: Partials, *, total_of: Callable[[bytes], int | None]) -> None:
         self.folder = partials.folder
         self.total_of = total_of
-        self._partials = partials
         self._lock = threading.Lock()
         # By the inode of the mark: nobody else's while it is open.
         self._followed: dict[int, Following] = {}
 
-    def follow(self, key: str, *, live: Callable[[bytes], bool]) -> Following | None:
-        """The generation of *key* that is being written now, or is whole and not committed yet; None when there
-        is none (any more). *live*: whether the writer that a meta names is at work; what a killed one has left
-        may be dropped at any moment, so nobody begins to read it."""
+    def follow(self, key: str, *, fence: int, live: Callable[[bytes], bool]) -> Following | None:
+        """The generation of *key* that is being written under *fence*, or is whole and not committed yet; None when
+        there is none (any more). It is opened by its name, however many others the folder has. *live*: whether the
+        writer that a meta names is at work; what a killed one has left may be dropped at any moment, so nobody
+        begins to read it."""
         with storage_errors("a partial file", self.folder):
             for _ in range(_TRIES):
-                path = self._partials.newest_mark(key)
-                if path is None:
+                try:
+                    return self._open(self.folder / f"{key}.{fence}.mark", live)
+                except _Replaced:  # by the next generation, under our eyes
+                    continue
+                except FileNotFoundError:
                     return None
-                with contextlib.suppress(FileNotFoundError):  # renamed or removed under our eyes
-                    return self._open(key, path, live)
         return None
 
-    def _open(self, key: str, path: Path, live: Callable[[bytes], bool]) -> Following | None:
+    def _open(self, path: Path, live: Callable[[bytes], bool]) -> Following | None:
         with contextlib.ExitStack() as opened:
             mark = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             opened.callback(os.close, mark)
@@ -179,21 +184,22 @@ class Followings:
                 if following is not None:
                     following.holders += 1
                     return following
-                data = self._open_part(key, known)
+                data = self._open_part(path.with_suffix(".part"), known)
                 opened.callback(os.close, data)
                 following = Following(self, mark, data, known)
                 self._followed[following.inode] = following
             opened.pop_all()
             return following
 
-    def _open_part(self, key: str, mark: Mark) -> int:
-        path = self._partials.part_of(key, mark)
-        if path is None:
-            raise FileNotFoundError
-        data = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    @staticmethod
+    def _open_part(path: Path, mark: Mark) -> int:
+        try:
+            data = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise _Replaced from None
         if os.fstat(data).st_ino != mark.inode:
             os.close(data)
-            raise FileNotFoundError
+            raise _Replaced
         return data
 
     def let_go(self, following: Following) -> None:

@@ -321,6 +321,11 @@ class Partials:
         path = self.newest_mark(key)
         return None if path is None else read_mark(path)
 
+    def mark_at(self, key: str, *, fence: int) -> Mark | None:
+        """The same by its name, without a look through the folder: of whoever has that *fence*. Until it goes on
+        with it, what is taken over has the name of the fence before."""
+        return read_mark(self.folder / f"{key}.{fence}.mark") or read_mark(self.folder / f"{key}.{fence - 1}.mark")
+
     def discard(self, key: str) -> None:
         """Remove whatever is left of *key*, marks first: one without its file would only mislead."""
         found = sorted(self.folder.glob(f"{key}.*"))

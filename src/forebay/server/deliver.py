@@ -39,7 +39,7 @@ from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
 from forebay.server.hot import SMALL_BYTES, K, OncePerTurn, SmallBodies, UntilCommit, V
 from forebay.server.parameters import parameters_of, read_target
-from forebay.server.pieces import LandingSource, Outflow, Reader, StoredSource
+from forebay.server.pieces import LandingSource, Outflow, Reader, StoredSource, read_all
 from forebay.server.problems import SECURITY_FIELDS, Field, Send, problem_body, problem_fields, problem_of
 
 # Fields that make an answer another than the usual one.
@@ -196,7 +196,7 @@ class Delivery:
         body = self._bodies.get(sha256)
         if body is None:
             with await self._open(found) as file:
-                body = await StoredSource(file.fileno(), self._pool).read(0, size)
+                body = await read_all(StoredSource(file.fileno(), self._pool), size)
             got = hashlib.sha256(body).hexdigest()
             if got != sha256:
                 raise await self._rotten(ContentRotten(sha256, found=f"its bytes hash to {got}"))
@@ -263,7 +263,7 @@ class Delivery:
     ) -> bool:
         """Deliver what lands of *found*, from its first byte; False, and nothing is sent, while there is nothing
         to follow, or when only its end tells how long it is and the reader must know that."""
-        following = self.basin.bay.follow(found.request_id)
+        following = self.basin.bay.follow(found.request_id, fence=found.fence)
         if following is None:
             return False
         with contextlib.closing(following):

@@ -74,7 +74,7 @@ class OwnRoutes(RequestRoutes):
         """Return when what lands of a Request can be followed, and its version says so."""
         with self.basin.watching(request_id) as changes:
             while True:
-                following = self.bay.follow(request_id)
+                following = await self.basin.run(self.bay.follow, request_id)
                 if following is not None:
                     following.close()
                     newest = await self.basin.run(self.bay.catalog.newest, request_id, now=self.basin.now())

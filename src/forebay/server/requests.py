@@ -28,7 +28,6 @@ from forebay.catalog.catalog import UNDO_SECONDS, Registered
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.core.urls import normalise_url, show_url
 from forebay.errors import ForebayError, StateError, UnknownRequest, UnknownVersion
-from forebay.fetch.transfer import progress_of
 from forebay.models import (
     TAG_PATTERN,
     Request,
@@ -216,7 +215,7 @@ class RequestRoutes:
 
     def _under_way(self, request_id: str, began_at: float) -> FetchUnderWay:
         newest = self.bay.catalog.newest(request_id, now=self.basin.now())
-        progress = progress_of(self.bay.partials.mark(request_id))
+        progress = self.bay.progress(request_id)
         return FetchUnderWay(
             progress=FetchProgress(
                 state=progress.state,
@@ -259,16 +258,12 @@ class RequestRoutes:
     async def _versions(
         self, request_id: str, *, status: Status | None, tag: str | None, skip: int, limit: int
     ) -> list[Response]:
-        found = await self.basin.run(
-            self.bay.catalog.versions,
-            request_id,
-            status=status,
-            tag=tag,
-            skip=skip,
-            limit=limit,
-            now=self.basin.now(),
-        )
-        return [self.bay.with_progress(response) for response in found]
+        def read() -> list[Response]:
+            now = self.basin.now()
+            found = self.bay.catalog.versions(request_id, status=status, tag=tag, skip=skip, limit=limit, now=now)
+            return [self.bay.with_progress(response) for response in found]
+
+        return await self.basin.run(read)
 
     async def latest(
         self,
@@ -283,13 +278,16 @@ class RequestRoutes:
         found = await self.basin.run(
             self.bay.catalog.newest, request_id, status=status, tag=tag, pinned=pinned, now=self.basin.now()
         )
-        return Outgoing(status_code=204) if found is None else self.bay.with_progress(found)
+        if found is None:
+            return Outgoing(status_code=204)
+        return await self.basin.run(self.bay.with_progress, found)
 
     async def get_version(self, request_id: RequestId, version: Version, who: Who) -> Response:
         """One version. One that was begun and then found to be what was stored already stays as a `duplicate` of
         that."""
         registered = await self._registered(request_id, who)
-        return self.bay.with_progress(await self.basin.run(self._version, registered, version))
+        found = await self.basin.run(self._version, registered, version)
+        return await self.basin.run(self.bay.with_progress, found)
 
     def _version(self, registered: Registered, version: str, *, usable: bool = False) -> Response:
         request_id, now = registered.request.id, self.basin.now()

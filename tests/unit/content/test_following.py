@@ -51,6 +51,11 @@ def partials(tmp_path: Path, rung: Rung) -> Partials:
     return Partials(tmp_path / "partial", ring=rung)
 
 
+def newest_fence(followings: Followings) -> int:
+    """That of the Request's row, in the life of a download."""
+    return max((int(path.name.split(".")[1]) for path in followings.folder.glob(f"{KEY}.*.mark")), default=0)
+
+
 @pytest.fixture
 def followings(partials: Partials) -> Followings:
     return Followings(partials, total_of=total_of)
@@ -62,7 +67,7 @@ def follow(followings: Followings) -> Iterator[Callable[[], Following]]:
     opened: list[Following] = []
 
     def begin() -> Following:
-        following = followings.follow(KEY, live=lambda meta: True)
+        following = followings.follow(KEY, fence=newest_fence(followings), live=lambda meta: True)
         assert following is not None
         opened.append(following)
         return following
@@ -274,7 +279,7 @@ def test_whole_but_not_taken_in(
     assert following.look().state is State.WHOLE
     partial.stand()
     assert following.read(0, 100) == b"abc"
-    assert followings.follow(KEY, live=lambda _: True) is None
+    assert followings.follow(KEY, fence=newest_fence(followings), live=lambda _: True) is None
     adopted = partials.adopt(KEY, fence=2, trust=lambda _: True)
     assert adopted is not None
     assert adopted[0].length == 3
@@ -288,7 +293,7 @@ def test_a_whole_mark_without_its_file_is_no_success_for_a_stranger(
     partial = begun(partials, b"abc", total=3)
     partial.seal()
     partial.path.unlink()
-    assert followings.follow(KEY, live=lambda _: True) is None
+    assert followings.follow(KEY, fence=newest_fence(followings), live=lambda _: True) is None
     partial.close()
 
 
@@ -332,20 +337,20 @@ def test_the_old_owner_s_letting_go_does_not_break_it_off(
 def test_there_is_nothing_to_follow(partials: Partials, followings: Followings) -> None:
     """Nothing there; no mark yet; a torn one; one that was left to be resumed; one whose writer is gone."""
     everyone = lambda _: True  # noqa: E731
-    assert followings.follow(KEY, live=everyone) is None
+    assert followings.follow(KEY, fence=newest_fence(followings), live=everyone) is None
     partial = partials.create(KEY, fence=1, generation=1)
     partial.append(memoryview(b"abc"))
-    assert followings.follow(KEY, live=everyone) is None
+    assert followings.follow(KEY, fence=newest_fence(followings), live=everyone) is None
     partial.keep_mark(meta(10))
-    assert followings.follow(KEY, live=lambda meta: b"me" not in meta) is None
+    assert followings.follow(KEY, fence=newest_fence(followings), live=lambda meta: b"me" not in meta) is None
     path = partials.folder / f"{KEY}.1.mark"
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        assert followings.follow(KEY, live=everyone) is None
+        assert followings.follow(KEY, fence=newest_fence(followings), live=everyone) is None
     path.write_bytes(whole)
     partial.keep_mark(meta(10), standing=True)
-    assert followings.follow(KEY, live=everyone) is None
+    assert followings.follow(KEY, fence=newest_fence(followings), live=everyone) is None
     partial.close()
 
 
@@ -357,7 +362,7 @@ def test_what_was_adopted_is_followed_from_the_first_byte_that_is_appended(
     adopted = partials.adopt(KEY, fence=2, trust=lambda _: True)
     assert adopted is not None
     adopted[0].keep_mark(meta(6))
-    assert followings.follow(KEY, live=lambda _: True) is None
+    assert followings.follow(KEY, fence=newest_fence(followings), live=lambda _: True) is None
     adopted[0].append(memoryview(b"d"))
     assert follow().read(0, 100) == b"abcd"
     adopted[0].close()
@@ -378,7 +383,7 @@ def test_all_followers_share_the_open_files(partials: Partials, followings: Foll
     """A thousand cost two descriptors, which the last one gives back."""
     partial = begun(partials, b"abc", total=10)
     before = descriptors()
-    followers = [followings.follow(KEY, live=lambda _: True) for _ in range(1000)]
+    followers = [followings.follow(KEY, fence=newest_fence(followings), live=lambda _: True) for _ in range(1000)]
     assert descriptors() == before + 2
     for follower in followers[1:]:
         assert follower is not None
@@ -391,33 +396,56 @@ def test_all_followers_share_the_open_files(partials: Partials, followings: Foll
     assert descriptors() == before
     with pytest.raises(StorageFailed):
         last.read(0, 10)
-    again = followings.follow(KEY, live=lambda _: True)
+    again = followings.follow(KEY, fence=newest_fence(followings), live=lambda _: True)
     assert again is not None
     again.close()
     partial.close()
 
 
-def test_a_takeover_between_looking_and_opening(
+def test_a_takeover_between_opening_and_opening(
     partials: Partials, followings: Followings, monkeypatch: pytest.MonkeyPatch, follow: Callable[[], Following]
 ) -> None:
-    """The names change under our eyes: we look again."""
+    """The names change under our eyes: nothing is under this fence any more, all of it is under the next."""
     begun(partials, b"abc", total=10).close()
-    part_of = Partials.part_of
+    really_open = os.open
     taken: list[PartialFile] = []
 
-    def overtaken(self: Partials, key: str, mark: module.Mark) -> Path | None:
-        path = part_of(self, key, mark)
-        if not taken:
+    def overtaken(path: Path, *how: int) -> int:
+        if Path(path).name == f"{KEY}.1.part":
             monkeypatch.undo()
-            adopted = self.adopt(KEY, fence=2, trust=lambda _: True)
+            adopted = partials.adopt(KEY, fence=2, trust=lambda _: True)
             assert adopted is not None
             taken.append(adopted[0])
             taken[0].append(memoryview(b"d"))
-        return path
+        return really_open(path, *how)
 
-    monkeypatch.setattr(Partials, "part_of", overtaken)
+    monkeypatch.setattr(os, "open", overtaken)
+    assert followings.follow(KEY, fence=1, live=lambda _: True) is None
     assert follow().read(0, 100) == b"abcd"
     taken[0].close()
+
+
+def test_nobody_looks_through_the_folder(
+    partials: Partials, followings: Followings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have thousands of leftovers, and an event loop follows: files are opened by their names."""
+    begun(partials, b"abc", total=10).close()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("somebody lists the folder")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
+    following = followings.follow(KEY, fence=1, live=lambda _: True)
+    assert following is not None
+    assert following.read(0, 100) == b"abc"
+    following.close()
+    assert followings.follow(KEY, fence=2, live=lambda _: True) is None
+    for fence in (1, 2):  # the second is about to take it over
+        mark = partials.mark_at(KEY, fence=fence)
+        assert mark is not None
+        assert mark.length == 3
+    assert partials.mark_at(KEY, fence=3) is None
 
 
 # --- the mark's states ----------------------------------------------------------------------------------
@@ -545,7 +573,7 @@ class Readers(RuleBasedStateMachine):
 
     @rule()
     def follow(self) -> None:
-        following = self.followings.follow(KEY, live=lambda _: True)
+        following = self.followings.follow(KEY, fence=newest_fence(self.followings), live=lambda _: True)
         if following is not None:
             self.readers.append((following, bytearray()))
 
@@ -596,7 +624,7 @@ def test_a_reader_beside_a_writer(tmp_path: Path) -> None:
         partial.seal()
         partial.discard()
 
-    following = followings.follow(KEY, live=lambda _: True)
+    following = followings.follow(KEY, fence=newest_fence(followings), live=lambda _: True)
     assert following is not None
     writer = threading.Thread(target=write)
     writer.start()
@@ -618,4 +646,4 @@ def test_no_bytes_make_following_fail(tmp_path_factory: pytest.TempPathFactory, 
     folder = tmp_path_factory.getbasetemp() / "following"
     partials = Partials(folder)
     (folder / f"{KEY}.1.mark").write_bytes(data)
-    assert Followings(partials, total_of=total_of).follow(KEY, live=lambda _: True) is None
+    assert Followings(partials, total_of=total_of).follow(KEY, fence=1, live=lambda _: True) is None
