@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import os
 import random
 import socket
 import sqlite3
@@ -399,6 +400,18 @@ def test_a_damaged_content_is_not_served(api: Api, origin: Origin, damage: str) 
     assert problem(api.get(path)) == (500, "content_rotten")
     latest = api.json("GET", path.partition("/v/")[0] + "/latest")
     assert (latest["status"], latest["download_stats"]["error_code"]) == ("failed", "content_rotten")
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="needs Linux: drops a part of a file from memory")
+def test_a_content_of_which_a_part_is_in_memory_is_not_damaged(api: Api, origin: Origin) -> None:
+    """The rest is read from the disk."""
+    body = blob(60_001)
+    origin.serve("/f", Resource(body))
+    path = api.store(origin.url("/f"))
+    with (api.served.folder / "content" / hashlib.sha256(body).hexdigest()).open("rb") as file:
+        os.posix_fadvise(file.fileno(), 32768, 0, os.POSIX_FADV_DONTNEED)
+    answer = api.get(path)
+    assert (answer.status, answer.body == body) == (200, True)
 
 
 def test_what_is_fetched_again_is_sound_again(api: Api, origin: Origin) -> None:

@@ -65,6 +65,14 @@ class StoredSource:
         return data
 
 
+async def read_all(source: Source, size: int) -> bytes:
+    """The first *size* bytes; fewer where it ends. One read may give less: what of a file is in memory."""
+    data = await source.read(0, size)
+    while 0 < len(data) < size and (more := await source.read(len(data), size - len(data))):
+        data += more
+    return data
+
+
 class LandingSource:
     """A content that is being fetched. *wait* returns when it is worth looking again."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from forebay.core.ranges import Span
 from forebay.errors import FollowBroken, StorageFailed
 from forebay.server import pieces
 from forebay.server.bodies import Disconnected
-from forebay.server.pieces import Outflow, Reader, StoredSource
+from forebay.server.pieces import Outflow, Reader, StoredSource, read_all
 
 BODY = bytes(range(256)) * 1000
 LAST = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -260,6 +261,21 @@ def test_a_stored_content_is_read_from_memory_or_from_the_disk(
         assert asyncio.run(run(StoredSource(file.fileno(), pool))) == expected
         with pytest.raises(StorageFailed):
             asyncio.run(run(StoredSource(-1, pool)))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="needs Linux: drops a part of a file from memory")
+@pytest.mark.parametrize("kept", [0, 32768, len(BODY)])
+def test_a_content_of_which_a_part_is_in_memory_is_read_whole(tmp_path: Path, kept: int) -> None:
+    """A short read is no end."""
+    place = tmp_path / "f"
+    place.write_bytes(BODY)
+    with ThreadPoolExecutor(1) as pool, place.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), kept, 0, os.POSIX_FADV_DONTNEED)
+        source = StoredSource(file.fileno(), pool)
+        assert asyncio.run(read_all(source, len(BODY))) == BODY
+        assert asyncio.run(read_all(source, len(BODY) + 1)) == BODY
+        assert asyncio.run(read_all(source, 10)) == BODY[:10]
 
 
 def test_a_reader_is_asked_for_only_when_somebody_wants_to_know() -> None:
