@@ -31,6 +31,9 @@ from forebay.wishes import Wish
 
 # While another process or thread brings the same: an flock cannot be waited for together with anything else.
 _LOOK_AGAIN_S = 0.05
+# A reader of what still lands on the server waits for so long for somebody else's transfer of it: most are over by
+# then. Beyond that it gets one of its own, for the other may take as long as the origin does.
+_BESIDE_AFTER_S = 1.0
 # From the last byte of a version to its commit it is milliseconds; a stuck server is not waited for for ever.
 _SETTLE_S, _SETTLE_TRIES = 0.02, 500
 # A server that pauses for so long is gone: while it waits for the origin, it says so by nothing.
@@ -201,7 +204,8 @@ def land(
     """The content at *place*, in the cache; not transferred when it is there. *settle* says what became of it, once
     all has arrived of what had no digest before.
 
-    While somebody else on this machine brings it, that is waited for; if not *patient*, it is brought beside it.
+    While somebody else on this machine brings it, that is waited for; if not *patient*, for a second, after which
+    it is brought beside.
     Raises `FollowBroken` when another content came of it.
     """
     for last in (False, True):
@@ -229,18 +233,19 @@ def land(
 
 def _held(cache: ContentCache, place: Place, *, patient: bool) -> Flow[tuple[Place, Part | Path]]:
     """The part of *place*, ours to go on with; or the content, when it is there."""
-    waited = False
+    waited, looks = False, 0
     while True:
         if place.sha256 is not None:
             found = yield from do(partial(cache.path, place.sha256, size_bytes=place.size_bytes))
             if found is not None:
                 return place, found
-        part = yield from do(partial(cache.begin, place.key, beside=not patient))
+        beside = not patient and looks * _LOOK_AGAIN_S >= _BESIDE_AFTER_S
+        part = yield from do(partial(cache.begin, place.key, beside=beside))
         if part is None:
-            waited = True
+            waited, looks = True, looks + 1
             yield Wait(_LOOK_AGAIN_S)
             continue
-        if not waited or place.sha256 is not None:
+        if part.lone or not waited or place.sha256 is not None:
             return place, part
         # Whoever had it may have brought it whole: then its digest is known by now.
         if part.leftover() is None:

@@ -232,7 +232,6 @@ class RemoteForebay:
         landing = Landing(place.key, stop=hook.hang_up, on_end=self._ended)
         landing.join()
         self._landings[place.key] = landing
-        # Somebody else's transfer of a version under way may take as long as its origin does.
         flow = partial(land, self._cache, place, settle, landing, patient=place.sha256 is not None)
         landing.start(lambda: self._driver.run(flow(), hook=hook))
         return landing
