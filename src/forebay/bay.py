@@ -1,4 +1,6 @@
-"""`Forebay`: the composition root and the embedded API. `forebay.open` and `forebay.aopen` make one.
+"""`Forebay`: the composition root and the embedded API, long because it is all that a folder offers.
+
+`forebay.open` and `forebay.aopen` make one.
 
 Nothing runs until something is asked for: a fresh copy opens no connection, the first fetch starts the
 threads.

@@ -1,4 +1,6 @@
-"""The whole error tree: each class has a stable ``code``, an HTTP ``status`` and says whether to retry.
+"""The whole error tree, in one module so that no code is given twice.
+
+Each class has a stable ``code``, an HTTP ``status`` and says whether to retry.
 
 Five families: `RequestError` (the caller's), `OriginError` (the upstream's), `StorageError` (ours),
 `StateError` (misuse of the API) and `RemoteError` (of a server of Forebay, for its clients). The parts of an

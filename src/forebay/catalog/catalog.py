@@ -1,4 +1,6 @@
-"""Every question to the catalog and every change of it: one method each; each change one transaction.
+"""Every question to the catalog and every change of it, one method each, which makes it long.
+
+Each change is one transaction.
 
 What a due Request is, who may fetch it and how many transfers a host gets is `forebay.catalog.frontier`.
 """

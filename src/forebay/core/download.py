@@ -1,4 +1,6 @@
-"""The stubborn download as a state machine: events in, actions out, no I/O and no clock.
+"""The stubborn download as one state machine, long because its rules hang together.
+
+Events in, actions out, no I/O and no clock.
 
 ``step(state, event, now, jitter) -> (state, actions)``. The shell (`forebay.fetch.fetcher`) performs the actions in
 order and reports what happened as events. Times are seconds of a clock that never jumps; ``Head.wall_unix``

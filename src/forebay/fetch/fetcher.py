@@ -1,4 +1,4 @@
-"""Runs downloads for one folder: leases, slots, transfers and grouped commits.
+"""Runs downloads for one folder: leases, slots, transfers and grouped commits, long because one thread does it.
 
 One thread, the *clerk*, does all of the catalog's work for downloads. It gathers what came in, then writes it
 in one transaction: new leases, slots, and whatever has finished. So many small downloads share one durable

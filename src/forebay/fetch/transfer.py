@@ -1,4 +1,6 @@
-"""One download: drives `forebay.core.download` over a transport into a landing.
+"""One download, from its lease to its end, long because each event of it is handled here.
+
+Drives `forebay.core.download` over a transport into a landing.
 
 The machine is stepped in the transport's thread only. Events from elsewhere (a timer, the writer, a cancel)
 are brought there first.
