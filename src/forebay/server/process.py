@@ -10,6 +10,7 @@ import multiprocessing.connection
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -21,11 +22,24 @@ _LOOK_AGAIN_S = 0.02
 
 def load(settings: ServerSettings) -> Any:
     """The application; called in a new API process, before its event loop runs."""
+    _finish_first()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from forebay.server.app import Application
 
     return Application(settings, started=_heed)
+
+
+def _finish_first() -> None:
+    """Have no thread of this process interrupted by another that it wakes; those to come take after this one.
+
+    Each request goes from a thread of granian's to ours and back. On one core, each was interrupted as soon as it
+    had woken the other, for one request at a time: 14,600 a second. Now it hands over all that are there first:
+    25,100 (1 KiB, 16 connections). On an idle core whoever is woken runs at once as before; beside processes that
+    keep all cores busy a reader waits a little longer (p50 of 1 KiB: 1.5 ms instead of 1.0 beside four of them)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a sandbox that forbids it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _heed(turns: int = 10) -> None:
