@@ -102,7 +102,9 @@ def need(*programs: str) -> None:
     """Stop with a sentence when a peer is missing: a comparison without it would say nothing."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
-        sys.exit(f"missing: {', '.join(missing)} (on Debian: apt-get install nginx-light curl aria2 redis-server)")
+        sys.exit(
+            f"missing: {', '.join(missing)} (on Debian: apt-get install nginx-light curl aria2 wrk redis-server)"
+        )
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """From `create_request` to 1 MiB on the client's disk, cold: our server and DZDBuffy's own, side by side.
 
-Each round asks for a URL that the server does not know. Clients are processes that run all the time, so that
-only the exchange counts. DZDBuffy is 0.7.3 from PyPI, with its client unchanged against both servers.
+Each round asks for a URL that the server does not know, with bytes that nobody has seen. Clients are processes
+that run all the time, so that only the exchange counts. DZDBuffy is 0.7.3 from PyPI, with its client unchanged
+against both servers.
 """
 
 from __future__ import annotations
@@ -44,13 +45,12 @@ for line in sys.stdin:
 class Client:
     """A client process and the file that it downloads to."""
 
-    def __init__(self, process: subprocess.Popen[str], out: Path, digest: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], out: Path) -> None:
         self._process = process
         self._out = out
-        self._digest = digest
 
-    def get(self, url: str) -> Run:
-        """Seconds for *url*; its bytes are checked."""
+    def get(self, url: str, digest: str) -> Run:
+        """Seconds for *url*; its bytes are checked against their *digest*."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{url}\n")
@@ -58,18 +58,18 @@ class Client:
         said = self._process.stdout.readline()
         if not said:
             sys.exit(f"the client ended with {self._process.wait()}")
-        check(sha256_of(self._out), self._digest, "the file")
+        check(sha256_of(self._out), digest, "the file")
         self._out.unlink()
         return Run(float(said))
 
 
 @contextmanager
-def client(python: str, script: str, server: str, out: Path, digest: str, *more: str) -> Iterator[Client]:
+def client(python: str, script: str, server: str, out: Path, *more: str) -> Iterator[Client]:
     """A `Client` that runs *script*, with *more* arguments."""
     argv = [python, "-c", script, server, str(out), *more]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
-        yield Client(process, out, digest)
+        yield Client(process, out)
 
 
 def main() -> None:
@@ -80,27 +80,28 @@ def main() -> None:
     need("nginx", "redis-server")
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as work, nginx(Path(work)) as url:
         folder = Path(work)
-        digest = random_file(folder / "one", 1 << 20)
         python = buffy_python(folder / "buffy")
         numbers = itertools.count()
         with (
             forebay_server(folder / "ours") as ours,
             buffy_server(folder / "theirs", python) as theirs,
-            client(sys.executable, _OUR_CLIENT, ours.url, folder / "a", digest, str(folder / "cache")) as own,
-            client(python, _BUFFY_CLIENT, ours.url, folder / "b", digest) as mixed,
-            client(python, _BUFFY_CLIENT, theirs.url, folder / "c", digest) as pure,
+            client(sys.executable, _OUR_CLIENT, ours.url, folder / "a", str(folder / "cache")) as own,
+            client(python, _BUFFY_CLIENT, ours.url, folder / "b") as mixed,
+            client(python, _BUFFY_CLIENT, theirs.url, folder / "c") as pure,
         ):
 
-            def fresh() -> str:
-                return f"{url}/one?{next(numbers)}"
+            def get(one: Client) -> Run:
+                name = f"{next(numbers)}.bin"
+                digest = random_file(folder / name, 1 << 20)
+                return one.get(f"{url}/{name}", digest)
 
             contest = Contest(
                 "from create_request to 1 MiB on disk, cold",
                 options.rounds,
                 {
-                    "forebay's client and server": lambda: own.get(fresh()),
-                    "DZDBuffy's client, forebay serve": lambda: mixed.get(fresh()),
-                    "DZDBuffy's client and server": lambda: pure.get(fresh()),
+                    "forebay's client and server": lambda: get(own),
+                    "DZDBuffy's client, forebay serve": lambda: get(mixed),
+                    "DZDBuffy's client and server": lambda: get(pure),
                 },
             )
             contest.run()
