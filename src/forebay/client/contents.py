@@ -33,7 +33,7 @@ from forebay.wishes import Wish
 _LOOK_AGAIN_S = 0.05
 # A reader of what still lands on the server waits for so long for somebody else's transfer of it: most are over by
 # then. Beyond that it gets one of its own, for the other may take as long as the origin does.
-_BESIDE_AFTER_S = 1.0
+_BESIDE_AFTER_S = 10.0
 # From the last byte of a version to its commit it is milliseconds; a stuck server is not waited for for ever.
 _SETTLE_S, _SETTLE_TRIES = 0.02, 500
 # A server that pauses for so long is gone: while it waits for the origin, it says so by nothing.
@@ -204,7 +204,7 @@ def land(
     """The content at *place*, in the cache; not transferred when it is there. *settle* says what became of it, once
     all has arrived of what had no digest before.
 
-    While somebody else on this machine brings it, that is waited for; if not *patient*, for a second, after which
+    While somebody else on this machine brings it, that is waited for; if not *patient*, only for some seconds: then
     it is brought beside.
     Raises `FollowBroken` when another content came of it.
     """
