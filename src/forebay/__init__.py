@@ -29,6 +29,10 @@ if TYPE_CHECKING:
         StateError,
         StorageError,
     )
+    from forebay.messages.buffered import BufferedServerResponse, ServerResponse
+    from forebay.messages.incoming import IncomingMessage, UploadedFile
+    from forebay.messages.outgoing import OutgoingMessage
+    from forebay.messages.pictures import Image
     from forebay.models import (
         ReCachingStrategy,
         Request,
@@ -45,11 +49,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "AsyncForebay", "AsyncRemoteForebay", "ContentRotten", "Fetched", "Forebay", "ForebayError", "GcReport",
-    "HashMismatch", "OriginError", "OriginRefused", "Progress", "ReCachingStrategy", "RemoteForebay",
-    "RemoteSettings", "Request", "RequestCacheConfiguration", "RequestError", "RequestSpec", "Response",
-    "ResponseContentAttributes", "ResponseDownloadStats", "ServerUnreachable", "Settings", "StateError",
-    "StorageError", "StorageUsage", "VerifyReport", "aopen", "open",
+    "AsyncForebay", "AsyncRemoteForebay", "BufferedServerResponse", "ContentRotten", "Fetched", "Forebay",
+    "ForebayError", "GcReport", "HashMismatch", "Image", "IncomingMessage", "OriginError", "OriginRefused",
+    "OutgoingMessage", "Progress", "ReCachingStrategy", "RemoteForebay", "RemoteSettings", "Request",
+    "RequestCacheConfiguration", "RequestError", "RequestSpec", "Response", "ResponseContentAttributes",
+    "ResponseDownloadStats", "ServerResponse", "ServerUnreachable", "Settings", "StateError", "StorageError",
+    "StorageUsage", "UploadedFile", "VerifyReport", "aopen", "open",
 ]  # fmt: skip
 
 _HOMES = {
@@ -61,6 +66,10 @@ _HOMES = {
         "ContentRotten", "ForebayError", "HashMismatch", "OriginError", "OriginRefused", "RequestError",
         "ServerUnreachable", "StateError", "StorageError",
     ),
+    "forebay.messages.buffered": ("BufferedServerResponse", "ServerResponse"),
+    "forebay.messages.incoming": ("IncomingMessage", "UploadedFile"),
+    "forebay.messages.outgoing": ("OutgoingMessage",),
+    "forebay.messages.pictures": ("Image",),
     "forebay.models": (
         "ReCachingStrategy", "Request", "RequestCacheConfiguration", "RequestSpec", "Response",
         "ResponseContentAttributes", "ResponseDownloadStats",

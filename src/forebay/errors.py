@@ -375,6 +375,50 @@ class PortTaken(RequestError):
         return f"cannot listen on {self.address} port {self.port}: {self.reason}; choose another with --port"
 
 
+# --- the caller's: messages that cannot be built ------------------------------------------------------
+
+
+class InvalidMessage(InvalidValue):
+    """Something of a message that no message can have. To a client it is an error of the server."""
+
+    code = "message_invalid"
+    status = 500
+
+
+class InvalidHeader(InvalidMessage):
+    """A header field that would not arrive as it is."""
+
+    code = "header_invalid"
+
+
+class UnsupportedBody(RequestError):
+    """A value that no body can be made of."""
+
+    code = "body_unsupported"
+    status = 500
+
+    def __init__(self, kind: str, *, reason: str = "") -> None:
+        super().__init__(kind, reason)
+        self.kind, self.reason = kind, reason
+
+    def __str__(self) -> str:
+        return (
+            f"no body can be made of {self.kind}{self.reason and ': '}{self.reason}; expected text, bytes, a dict, "
+            "list, tuple, dataclass or model, an image, a Path, a binary file, a Response, or an iterator of bytes "
+            "or text"
+        )
+
+
+class ClientGone(RequestError):
+    """Whoever asked is not there any more, or broke off in the middle of a body."""
+
+    code = "client_gone"
+    status = 400
+
+    def __str__(self) -> str:
+        return "the client went away, or broke off what it sent; nobody reads an answer"
+
+
 # --- the upstream's -----------------------------------------------------------------------------------
 
 
@@ -562,6 +606,27 @@ class LeaseLost(StateError):
     def __init__(self, request_id: str) -> None:
         super().__init__(f"the fetch of request {request_id} was taken over by another process")
         self.request_id = request_id
+
+
+class HeadersAlreadySent(StateError):
+    """The head of an answer is on its way: neither its fields nor its status can change."""
+
+    code = "headers_sent"
+    status = 500
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the head has been sent; {what} must come before the first flush()")
+        self.what = what
+
+
+class ResponseFinished(StateError):
+    """The answer has ended; nothing can be written any more."""
+
+    code = "response_finished"
+    status = 500
+
+    def __init__(self) -> None:
+        super().__init__("this response has been finished; write before finish()")
 
 
 # --- a server of Forebay, for its clients -------------------------------------------------------------
