@@ -800,7 +800,7 @@ class Held:
 
     def __init__(self, then: Behaviour) -> None:
         self.then = then
-        self.arrivals = 0
+        self.arrivals = self.departures = 0
         self._changed = threading.Condition()
         self._released = threading.Event()
 
@@ -808,7 +808,13 @@ class Held:
         with self._changed:
             self.arrivals += 1
             self._changed.notify_all()
-        exchange.stall(self._released)
+        try:
+            exchange.stall(self._released)
+        except Vanished:
+            with self._changed:
+                self.departures += 1
+                self._changed.notify_all()
+            raise
         self.then(exchange)
 
     def arrived(self, count: int = 1, timeout: float = 30) -> None:
@@ -816,6 +822,12 @@ class Held:
         with self._changed:
             if not self._changed.wait_for(lambda: self.arrivals >= count, timeout):
                 raise TimeoutError(f"waited {timeout} s for {count} arrivals, saw {self.arrivals}")
+
+    def left(self, count: int = 1, timeout: float = 30) -> None:
+        """Wait until *count* clients have gone without their answer. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.departures >= count, timeout):
+                raise TimeoutError(f"waited {timeout} s for {count} to leave, saw {self.departures}")
 
     def release(self) -> None:
         """Answer those who wait and those who come."""

@@ -17,11 +17,11 @@ from typing import BinaryIO, Self
 from forebay.bay import Forebay
 from forebay.content.wakeups import LOOK_AGAIN_S
 from forebay.core.urls import show_url
-from forebay.errand import outcome_of, response_or_raise
+from forebay.errand import outcome_of
 from forebay.errors import ForebayError
 from forebay.fetch.tickets import Ticket
 from forebay.models import AnyStrategy, Request, RequestSpec, Response
-from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport
+from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport, response_or_raise
 from forebay.wishes import Wish, wishes
 
 _PROGRESS_EVERY_S = 0.1

@@ -32,7 +32,7 @@ from forebay.core.strategies import Facts
 from forebay.core.urls import normalise_url, show_url
 from forebay.driving import Drive
 from forebay.durable import storage_errors
-from forebay.errand import Errand, make_job, response_or_raise
+from forebay.errand import Errand, make_job
 from forebay.errors import (
     ForebayError,
     InvalidValue,
@@ -45,10 +45,12 @@ from forebay.fetch.gate import Gate
 from forebay.fetch.owner import Owner
 from forebay.fetch.scheduler import Scheduler
 from forebay.fetch.tickets import Ticket
-from forebay.fetch.transfer import Job, progress_of, told, total_of
+from forebay.fetch.told import progress_of, told, total_of
+from forebay.fetch.transfer import Job
 from forebay.fetch.transport import Transport
 from forebay.housekeeping import Housekeeping, Touches
 from forebay.models import (
+    UNDER_WAY,
     AnyStrategy,
     Request,
     RequestCacheConfiguration,
@@ -59,7 +61,7 @@ from forebay.models import (
     without_secrets,
 )
 from forebay.reading import Opening
-from forebay.reports import Fetched, GcReport, OnProgress, Progress, StorageUsage, VerifyReport
+from forebay.reports import Fetched, GcReport, OnProgress, Progress, StorageUsage, VerifyReport, response_or_raise
 from forebay.settings import Settings
 from forebay.trust import system_ca_file
 from forebay.wishes import Wish, is_request_id, strategy_of, the_one, wishes
@@ -276,7 +278,7 @@ class Forebay:
     def follow(self, request_id: str, *, fence: int | None = None) -> Following | None:
         """What is landing for a Request now, in whatever process: from when its head is known and the first bytes
         are there until its commit. None at other times: look at the catalog then, after this. Watch
-        ``wakeups`` for the Request's id to know when to look again. What its mark tells: `fetch.transfer.told`.
+        ``wakeups`` for the Request's id to know when to look again. What its mark tells: `fetch.told`.
         Close it when done. *fence*: the Request's, when it was just read; then the catalog is not asked."""
         fence = self.frontier.fence(request_id) if fence is None else fence
         return self._followings.follow(request_id, fence=fence, live=self._is_written)
@@ -384,16 +386,18 @@ class Forebay:
         return self._reread(response)
 
     def delete(self, url: str, *, version: str | None = None) -> list[Response]:
-        """Remove a version, or all of *url*, which is then fetched no more by itself. `undelete` has them
-        back for a day."""
+        """Remove a version, or all of *url*, which is then fetched no more by itself; a fetch of it that runs is
+        given up. `undelete` has the versions back for a day."""
         request = self.request(url)
         every = self.catalog.versions(request.id, now=self._clock())
-        chosen = [r for r in every if r.status not in ("wait", "in_progress") and version in (None, r.version)]
+        chosen = [r for r in every if r.status not in UNDER_WAY and version in (None, r.version)]
         if version is not None and not chosen:
             raise UnknownVersion(show_url(url), wanted=f"version {version}")
         self.catalog.delete_versions([response.id for response in chosen], now=self._clock())
         if version is None:
             self.catalog.schedule(request.id, None)
+            self.frontier.abandon(request.id)
+            self.wakeups.ring(request.id)
         return chosen
 
     def undelete(self, url: str, *, version: str | None = None) -> list[Response]:

@@ -24,17 +24,13 @@ from forebay.errors import (
 )
 from forebay.fetch.tickets import Settled, Ticket
 from forebay.fetch.transfer import Job
-from forebay.models import AnyStrategy, Request, Response, body_to_send
+from forebay.models import UNDER_WAY, AnyStrategy, Request, Response, body_to_send
 from forebay.reports import Fetched, How
-from forebay.reports import response_or_raise as response_or_raise  # for those who import it from here
 from forebay.retold import failure_of
 from forebay.wishes import Wish
 
 MAX_ROUNDS = 20
 """Rounds of "another process was at it": each ends with a fetch that has finished somewhere."""
-
-UNDER_WAY = ("wait", "in_progress")
-"""The statuses of a version that is not finished."""
 
 Next = Fetched | Job
 
@@ -221,7 +217,7 @@ class Errand:
         return self.wish.expected is None or self._digest(response, self.wish.expected[0]) == self.wish.expected[1]
 
     def _digest(self, response: Response, algorithm: str) -> str:
-        """A digest of a version's content; one that nobody asked for so far costs reading the bytes once."""
+        """A digest of a version's content; one of another algorithm costs reading the bytes, once a process."""
         sha256 = response.content_attributes.sha256
         assert sha256 is not None
         return sha256 if algorithm == "sha256" else self._store.digest(sha256, algorithm)

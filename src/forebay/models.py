@@ -24,6 +24,9 @@ from forebay.core.urls import is_secret_parameter, normalise_url, show_url
 from forebay.errors import InvalidValue, RequestError
 
 Status = Literal["wait", "in_progress", "ready", "duplicate", "failed"]
+
+UNDER_WAY: tuple[Status, ...] = ("wait", "in_progress")
+"""The statuses of a version that is being fetched."""
 HttpMethod = Literal["get", "post", "put"]
 Source = Literal["http", "upload"]
 

@@ -20,7 +20,7 @@ from forebay.content.files import FileContentStore
 from forebay.content.following import Following
 from forebay.content.partial import State
 from forebay.content.wakeups import LOOK_AGAIN_S, Wakeups
-from forebay.errand import UNDER_WAY, Errand, Next, VersionErrand
+from forebay.errand import Errand, Next, VersionErrand
 from forebay.errors import (
     ContentRotten,
     FollowBroken,
@@ -29,7 +29,7 @@ from forebay.errors import (
 )
 from forebay.fetch.tickets import Settled, Ticket
 from forebay.fetch.transfer import Job
-from forebay.models import Response
+from forebay.models import UNDER_WAY, Response
 from forebay.reports import Fetched, response_or_raise
 from forebay.wishes import Wish, wishes
 

@@ -400,6 +400,28 @@ def test_files_can_be_hashed_in_another_way(tmp_path: Path, algorithm: str) -> N
     assert rig.store.digest(digest(ONE), algorithm) == hashlib.new(algorithm, ONE).hexdigest()
 
 
+def test_damaged_files_are_not_hashed_in_another_way(tmp_path: Path) -> None:
+    """What a digest would be remembered of takes the damaged one's place, and has another one."""
+    rig = FilesRig(tmp_path)
+    rig.put(ONE)
+    path = rig.store.path(digest(ONE))
+    path.chmod(0o600)
+    path.write_bytes(ONE[::-1])
+    with pytest.raises(ContentRotten):
+        rig.store.digest(digest(ONE), "md5")
+    rig.put(ONE)
+    assert rig.store.digest(digest(ONE), "md5") == hashlib.md5(ONE).hexdigest()
+
+
+def test_another_digest_costs_one_reading(tmp_path: Path) -> None:
+    """It is a property of the content, which never changes: asked for again, no file is read."""
+    rig = FilesRig(tmp_path)
+    rig.put(ONE)
+    known = rig.store.digest(digest(ONE), "md5")
+    rig.store.path(digest(ONE)).unlink()
+    assert rig.store.digest(digest(ONE), "md5") == known
+
+
 def test_hashing_what_is_gone_says_so(tmp_path: Path) -> None:
     """`ContentRotten` as from `open`: an error of the operating system never leaves the adapter."""
     with pytest.raises(ContentRotten):

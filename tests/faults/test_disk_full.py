@@ -4,16 +4,16 @@ The full disk is a small tmpfs in a mount namespace of the child process, which 
 """
 
 import hashlib
-import os
-import shutil
-import subprocess
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from origin import CutEvery, Origin, Resource, blob
+import forebay
+from disks import in_a_namespace
+from origin import CutEvery, Origin, Resource, Stall, blob
 
 pytestmark = pytest.mark.faults
 
@@ -25,23 +25,12 @@ def on_a_small_disk(spawn: Callable[..., Any], tmp_path: Path) -> Callable[..., 
     """``spawn``, but the script's `disk` is a folder on a tmpfs of 8 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    under = _namespace(disk)
+    under = in_a_namespace(disk)
 
     def start(script: str, **ask: Any) -> Any:
         return spawn(SMALL_DISK + script, under=under, disk=disk, **ask)
 
     return start
-
-
-def _namespace(disk: Path) -> Sequence[str]:
-    if shutil.which("unshare") is None or shutil.which("mount") is None:
-        pytest.skip("needs Linux with unshare and mount (util-linux) for a small tmpfs")
-    under = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
-    probe = [*under, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    done = subprocess.run(probe, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"needs root or user namespaces to mount a small tmpfs: {done.stderr.strip()}")
-    return under
 
 
 SMALL_DISK = """
@@ -355,3 +344,68 @@ def test_a_refusal_at_any_io_step_has_a_named_outcome(
     child = spawn(REFUSING, folder=tmp_path, url=origin.url("/a"), errno=errno, only=[])
     outcomes = outcomes_of_refusals(child, body)
     assert len(outcomes) > 30, "the steps were not counted"
+
+
+# Commits fail while *refusing*; what the test says on stdin switches it.
+OUT_OF_REACH = """
+import sqlite3, threading, time
+import forebay.bay, forebay.fetch.fetcher
+forebay.fetch.fetcher.HEARTBEAT_S = 0.05
+refusing = False
+class Cursor(sqlite3.Cursor):
+    def execute(self, sql, *args):
+        if sql == "COMMIT" and refusing:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return super().execute(sql, *args)
+class Connection(sqlite3.Connection):
+    def cursor(self):
+        return super().cursor(Cursor)
+connect = sqlite3.dbapi2.connect
+sqlite3.dbapi2.connect = lambda *args, **options: connect(*args, factory=Connection, **options)
+
+def fetch():
+    try:
+        bay.fetch(ask["url"])
+    except forebay.ForebayError as error:
+        say(event="failed", code=error.code)
+
+with forebay.open(ask["folder"]) as bay:
+    fetching = threading.Thread(target=fetch)
+    fetching.start()
+    sys.stdin.readline()
+    refusing = True
+    say(event="refusing")
+    fetching.join()
+    say(event="held", lease=bay.frontier.owners() != set())
+    refusing = False
+    while bay.frontier.lease_of(bay.requests()[0].id) is not None:
+        time.sleep(0.01)
+    say(event="free")
+"""
+
+
+@pytest.mark.parametrize("when", ["it ends", "it runs"])
+def test_what_could_not_be_written_is_given_back(
+    when: str, origin: Origin, spawn: Callable[..., Any], tmp_path: Path
+) -> None:
+    """When the catalog can be written no more, fetches fail, and their leases stay, for that cannot be written
+    either. They are given back as soon as it can: else nobody could fetch those while the process lives."""
+    body, go_on = blob(2 * MIB), threading.Event()
+    stall = origin.serve("/a", Stall(Resource(body), MIB, go_on, times=1))
+    child = spawn(OUT_OF_REACH, folder=tmp_path / "bay", url=origin.url("/a"))
+    assert stall.reached.wait(60)
+    child.tell(go=True)
+    child.wait_for(bool)
+    if when == "it ends":
+        go_on.set()
+    said = by_event(child.result())
+    go_on.set()
+    assert said["failed"]["code"] == "disk_full"
+    assert said["held"]["lease"]
+    with forebay.open(tmp_path / "bay") as bay:
+        response = bay.fetch(origin.url("/a"))
+        assert response.download_stats.resumed_bytes >= MIB
+        with bay.open(response) as file:
+            assert file.read() == body

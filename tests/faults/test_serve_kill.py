@@ -246,6 +246,7 @@ def test_any_process_is_killed_at_any_instant(serve: Serve, origin: Origin) -> N
                 served.kill()
                 wait_until_ended(members)
             case "fetching":
+                served.wait()  # what was let through may have gone to one that had just been killed
                 os.kill(fetch_worker(served.process.pid).pid, signal.SIGKILL)
                 served.wait_to_say("the fetch worker ended with signal 9")
             case "answering":

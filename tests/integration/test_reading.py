@@ -19,7 +19,7 @@ import forebay
 from forebay import Response
 from forebay.bay import Forebay
 from forebay.errors import FollowBroken, HashMismatch, OriginError, StateError, UnknownVersion
-from forebay.fetch.transfer import told
+from forebay.fetch.told import told
 from origin import ChangeValidator, CutEvery, Drip, Exchange, Held, Origin, Resource, Sequence, Stall, Status, blob
 
 MakeBay = Callable[..., Forebay]

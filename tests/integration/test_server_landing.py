@@ -18,7 +18,7 @@ import pytest
 
 import forebay
 from forebay.errors import HashMismatch
-from origin import Drip, Exchange, Held, Origin, Resource, Sequence, Stall, Status, blob
+from origin import Drip, Exchange, FailFirst, Held, Origin, Resource, Sequence, Stall, Status, blob
 from processes import PROC, api_processes, fetch_worker
 from raw import Api, Coming, Cut, Whole, digest_field, problem
 
@@ -304,6 +304,14 @@ def test_two_hundred_readers_cost_one_get(api: Api, origin: Origin, go_on: threa
     assert len(origin.requests("/a")) == 1
 
 
+def test_who_joins_a_fetch_is_told_so(api: Api, origin: Origin, go_on: threading.Event) -> None:
+    """RFC 9211 section 2.6: the exchange with the origin was begun for another message."""
+    origin.serve("/a", Stall(Resource(BODY), LANDED, go_on))
+    with api.dial("GET", door(origin)) as first, api.dial("GET", door(origin)) as second:
+        assert first.fields["cache-status"] == "forebay; fwd=uri-miss; stored"
+        assert second.fields["cache-status"] == "forebay; fwd=uri-miss; stored; collapsed"
+
+
 def test_a_slow_reader_holds_up_nobody(api: Api, origin: Origin) -> None:
     """Neither the fetch nor another reader; and it has its bytes in its own time."""
     body = blob(40_000_000)
@@ -370,6 +378,26 @@ def test_a_fetch_that_fails_breaks_its_readers_off(
             assert is_void(other, BODY)
     assert {problem(tail.result()) for tail in tails} == {(502, "origin_status")}
     assert problem(api.get(place)) == (502, "origin_status")
+
+
+@pytest.mark.parametrize("then", [Status(503), FailFirst(Resource(BODY), 100)], ids=["busy", "down"])
+def test_a_fetch_that_may_be_resumed_some_day_breaks_its_readers_off(
+    serve: Serve, origin: Origin, go_on: threading.Event, then: Any
+) -> None:
+    """What has landed of it is kept, but nobody goes on with it now; the next one who asks does."""
+    resource = Resource(BODY)
+    origin.serve("/a", Sequence(CutAfter(resource, LANDED, go_on), then))
+    api = Api(serve(env={"FOREBAY_MAX_ATTEMPTS": "2"}))
+    with api.dial("GET", door(origin)) as coming:
+        assert coming.read(LANDED) == BODY[:LANDED]
+        with api.dial("GET", coming.fields["content-location"]) as other:
+            assert other.read(LANDED) == BODY[:LANDED]
+            go_on.set()
+            assert is_void(coming, BODY)
+            assert is_void(other, BODY)
+    origin.serve("/a", resource)
+    assert api.get(door(origin)).body == BODY
+    assert origin.requests("/a")[-1].fields["range"] == f"bytes={LANDED}-"
 
 
 def test_a_body_in_chunks_that_fails_has_no_end(api: Api, origin: Origin, go_on: threading.Event) -> None:

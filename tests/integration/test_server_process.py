@@ -114,6 +114,7 @@ def test_an_address_that_others_reach_needs_a_token(serve: Serve, tmp_path: Path
     subprocess.run([*argv, "--data", str(tmp_path / "served")], check=True, capture_output=True)
     with_token = serve("--host", "0.0.0.0")
     assert with_token.url.startswith("http://127.0.0.1:")
+    assert f'try: curl -H "Authorization: Bearer $FOREBAY_TOKEN" {with_token.url}/r/' in with_token.stderr()
     assert serve("--host", "0.0.0.0", "--insecure", folder="open").stop() == 0
 
 

@@ -482,6 +482,19 @@ def test_a_version_under_way_shows_how_far_it_is_and_stays(api: httpx.Client, or
     assert version_of(api, request_id)["version"] == version["version"]
 
 
+def test_the_fetch_of_what_is_removed_is_given_up(api: httpx.Client, origin: Origin) -> None:
+    """All of a Request is removed while a fetch of it runs: no version comes of that, and its connection is closed
+    at the worker's next beat."""
+    held = origin.serve("/f", Held(Resource(b"content")))
+    request_id = order(api, origin.url("/f"))
+    held.arrived()
+    assert api.delete(f"/v1/request/{request_id}").json()["removed"] == []
+    held.left()
+    held.release()
+    assert api.get(f"/v1/request/{request_id}/response").json() == []
+    assert version_of(api, request_id)["status"] == "ready"
+
+
 # --- the document -----------------------------------------------------------------------------------------
 
 

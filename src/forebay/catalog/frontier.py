@@ -20,6 +20,7 @@ from forebay.catalog.outcomes import Busy, Finished, Lease, Moved, Outcome, writ
 from forebay.catalog.rows import micros, next_version, seconds, version_at
 from forebay.catalog.schema import ASKED, IDS, leases, requests, responses, slots
 from forebay.errors import UnknownRequest
+from forebay.models import UNDER_WAY
 
 _REQUESTS = select(requests).where(requests.c.id.in_(IDS))
 _LEASE = select(leases).where(leases.c.request_id == bindparam("request_id"))
@@ -27,7 +28,7 @@ _LEASES = select(leases).where(leases.c.request_id.in_(IDS))
 # Ascending: of several, the last one read is the newest.
 _OPEN_RESPONSES = (
     select(responses.c.request_id, responses.c.id, responses.c.version)
-    .where(responses.c.request_id.in_(IDS), responses.c.status.in_(("wait", "in_progress")))
+    .where(responses.c.request_id.in_(IDS), responses.c.status.in_(UNDER_WAY))
     .order_by(responses.c.version)
 )
 _TAKE_FENCES = (
@@ -132,6 +133,14 @@ class Frontier:
         with self.database.write(durable=False) as db:
             db.execute(delete(leases).where(leases.c.request_id == lease.request_id, leases.c.fence == lease.fence))
 
+    def abandon(self, request_id: str) -> None:
+        """Nothing is to come of the fetch that runs for a Request, if one does: its version is gone, and whoever
+        fetches it can no longer commit, and ends it at its next beat."""
+        mine = responses.c.request_id == request_id
+        with self.database.write(durable=False) as db:
+            db.execute(delete(leases).where(leases.c.request_id == request_id))
+            db.execute(delete(responses).where(mine, responses.c.status.in_(UNDER_WAY)))
+
     def owners(self) -> set[str]:
         """Everyone who has a lease or a slot."""
         with self.database.read() as db:
@@ -140,7 +149,7 @@ class Frontier:
 
     def open_requests(self) -> set[str]:
         """Requests with a version that is not finished: their partial files are of use."""
-        query = select(responses.c.request_id).where(responses.c.status.in_(("wait", "in_progress"))).distinct()
+        query = select(responses.c.request_id).where(responses.c.status.in_(UNDER_WAY)).distinct()
         with self.database.read() as db:
             return set(db.execute(query).scalars())
 

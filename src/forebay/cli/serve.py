@@ -95,10 +95,11 @@ def serve(  # as long as its options: Typer reads them from the parameters
     )  # fmt: skip
     from forebay.server.run import serve
 
-    def announce(base: str) -> None:
+    def announce(base: str, needs_token: bool) -> None:
+        token = ' -H "Authorization: Bearer $FOREBAY_TOKEN"' if needs_token else ""
         show.say(f"listening on {base}")
         show.say(f"data: {settings.data.expanduser().absolute()}")
-        show.say(f"try: curl {base}/r/https://www.rfc-editor.org/rfc/rfc9110.txt")
+        show.say(f"try: curl{token} {base}/r/https://www.rfc-editor.org/rfc/rfc9110.txt")
         show.say(f"API: {base}/docs")
 
     return serve(settings, worker=_worker_command(settings), announce=announce, tell=show.warn)

@@ -25,7 +25,7 @@ from forebay.errors import (
     StateError,
     StorageError,
 )
-from forebay.models import Response
+from forebay.models import UNDER_WAY, Response
 from forebay.reports import Fetched, Progress
 from forebay.wishes import Wish
 
@@ -112,7 +112,7 @@ class Place:
 def place_of(server: str, response: Response) -> Place:
     """Where *response* is. Raises `StateError` when it has no content and will have none."""
     attributes = response.content_attributes
-    if response.status in ("wait", "in_progress"):
+    if response.status in UNDER_WAY:
         return Place(server, response.request_id, response.version, None, None)
     if attributes.sha256 is None:
         raise StateError(f"version {response.version} has no content: it is {response.status}")
@@ -171,7 +171,7 @@ def settled(place: Place) -> Flow[Response]:
     """The version at *place* when it is over. Raises what the server says when it is gone."""
     for _ in range(_SETTLE_TRIES):
         response = yield from _version(place)
-        if response.status not in ("wait", "in_progress"):
+        if response.status not in UNDER_WAY:
             return response
         yield Wait(_SETTLE_S)
     raise ServerUnreachable(reason=f"version {place.version} does not come to an end")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,9 @@ from forebay.durable import storage_errors, sync_folder
 from forebay.errors import ContentRotten, StorageError, StorageFailed
 
 _DIGEST_LENGTH = 64
+_READ_BYTES = 1 << 20
+# Of other algorithms, that are remembered: 0.2 KiB each.
+_DIGESTS = 4096
 
 
 class FileContentStore:
@@ -30,6 +32,7 @@ class FileContentStore:
         self.folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_path = folder / "sweep.lock"
+        self._digests: dict[tuple[str, str], str] = {}
 
     def path(self, sha256: str) -> Path:
         """Where the content is; read only."""
@@ -45,9 +48,26 @@ class FileContentStore:
         return file
 
     def digest(self, sha256: str, algorithm: str) -> str:
-        """Another digest of stored content, in hex: reads it once. `ContentRotten` when it is gone."""
+        """Another digest of stored content, in hex; the first time, this reads it. `ContentRotten` when it is gone
+        or damaged."""
+        known = self._digests.get((sha256, algorithm))
+        if known is None:
+            known, got = self._read(sha256, algorithm, "sha256")
+            if got != sha256:  # else what it hashes to would be remembered of what takes its place
+                raise ContentRotten(sha256, found=f"its bytes hash to {got}")
+            if len(self._digests) >= _DIGESTS:
+                self._digests.clear()
+            self._digests[sha256, algorithm] = known
+        return known
+
+    def _read(self, sha256: str, *algorithms: str) -> list[str]:
+        """The digests of what is stored under a name."""
+        hashers = [digests.new(algorithm) for algorithm in algorithms]
         with self._open(sha256) as file, storage_errors(f"content {sha256}", self.folder):
-            return digests.hex_digest(hashlib.file_digest(file, lambda: digests.new(algorithm)))
+            while data := file.read(_READ_BYTES):
+                for hasher in hashers:
+                    hasher.update(data)
+        return [digests.hex_digest(hasher) for hasher in hashers]
 
     def _open(self, sha256: str) -> BufferedReader:
         with storage_errors(f"content {sha256}", self.folder):
@@ -104,7 +124,7 @@ class FileContentStore:
         """Read all bytes; None when they are right, else what was found."""
         try:
             self.open(sha256, size_bytes=size_bytes).close()
-            digest = self.digest(sha256, "sha256")
+            (digest,) = self._read(sha256, "sha256")
         except ContentRotten as error:
             return error.found
         except StorageFailed as error:

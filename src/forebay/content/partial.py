@@ -37,6 +37,7 @@ _MARK_BYTES = 4096
 
 
 Ring = Callable[[str], None]
+Trust = Callable[[bytes, bool], bool]
 
 
 class State(Enum):
@@ -175,7 +176,12 @@ class PartialFile:
     def append(self, data: memoryview) -> None:
         """Write *data* at the end, then advance the mark."""
         with storage_errors("a partial file", self._folder):
-            write_all(self._data, data, self.length)
+            try:
+                write_all(self._data, data, self.length)
+            except OSError:
+                with contextlib.suppress(OSError):  # on a full disk the catalog wants this space, to say so
+                    os.ftruncate(self._data, self.length)
+                raise
             self.length += len(data)
             self._state = State.GROWING
             if self._mark >= 0:
@@ -286,14 +292,16 @@ class Partials:
         ring = functools.partial(self.ring, key)
         return PartialFile.create(self.folder, f"{key}.{fence}", generation=generation, ring=ring)
 
-    def adopt(self, key: str, *, fence: int, trust: Callable[[bytes], bool]) -> tuple[PartialFile, bytes] | None:
+    def adopt(self, key: str, *, fence: int, trust: Trust) -> tuple[PartialFile, bytes] | None:
         """What an earlier fence left of *key*, renamed so that its old owner cannot commit it, with its meta;
-        None when there is nothing to go on from, or when *trust* says no to the meta: whoever still holds the
-        file open could write into it."""
+        None when there is nothing to go on from, or when *trust* says no to the meta (whoever still holds the
+        file open could write into it) and to whether the content store has the file as well, which is then never
+        to grow."""
         found = self.newest_mark(key)
         mark = None if found is None else read_mark(found)
         part = None if mark is None else self.part_of(key, mark)
-        if found is None or mark is None or part is None or mark.length == 0 or not trust(mark.meta):
+        is_stored = part is not None and part.stat().st_nlink > 1  # its commit never came
+        if found is None or mark is None or part is None or mark.length == 0 or not trust(mark.meta, is_stored):
             self.discard(key)
             return None
         new = f"{key}.{fence}"

@@ -33,6 +33,7 @@ from forebay.fetch.owner import Owner
 from forebay.fetch.rivals import Rivals
 from forebay.fetch.slots import LOOK_AGAIN_S, Slots
 from forebay.fetch.tickets import Settled, Ticket
+from forebay.fetch.told import progress_of
 from forebay.fetch.transfer import (
     End,
     GaveUp,
@@ -41,7 +42,6 @@ from forebay.fetch.transfer import (
     Transfer,
     Whole,
     Workshop,
-    progress_of,
 )
 from forebay.fetch.transport import Transport
 from forebay.reports import Progress
@@ -99,6 +99,8 @@ class Fetcher:
         self._started: list[Lease] = []
         self._started_at = 0.0
         self._must_reap = False
+        self._owed: list[Lease] = []
+        self._give_back_at = 0.0
         self._ended_at = 0.0
         self._beat_at = 0.0
 
@@ -235,6 +237,8 @@ class Fetcher:
             waits.append(_START_TOLD_S)
         if self._transfers:
             waits.append(max(0.0, self._beat_at - time.monotonic()))
+        if self._must_reap or self._owed:
+            waits.append(max(0.0, self._give_back_at - time.monotonic()))
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _take_in(self, tickets: Sequence[Ticket]) -> None:
@@ -242,9 +246,8 @@ class Fetcher:
 
     def _turn(self) -> None:
         """Start what can start, and write what has gathered in one transaction."""
-        if self._must_reap:  # what the catalog still has as ours, of before it was out of reach
-            self._frontier.reap(self._owner.id)
-            self._must_reap = False
+        if self._must_reap or (self._owed and time.monotonic() >= self._give_back_at):
+            self._give_back()
         self._look_at_rivals()
         self._start_ready()
         started_long_ago = bool(self._started) and time.monotonic() >= self._started_at + _START_TOLD_S
@@ -283,6 +286,7 @@ class Fetcher:
         except Exception as error:
             mapped = error if isinstance(error, ForebayError) else _internal(error)
             _close_files(ended)
+            self._owe([transfer.lease for transfer, _ in ended])
             for transfer in (*begun, *(transfer for transfer, _ in ended)):
                 self._forget(transfer)
                 self._over(transfer, mapped)
@@ -493,6 +497,30 @@ class Fetcher:
         for ticket in tickets:
             self._settle(ticket, error)
         self._must_reap = True
+        self._owe([])
+
+    # --- what the catalog still has as ours, since it was out of reach ----------------------------------
+
+    def _owe(self, leases: Sequence[Lease]) -> None:
+        self._owed += leases
+        self._give_back_at = time.monotonic() + LOOK_AGAIN_S
+
+    def _give_back(self) -> None:
+        """Free what nobody here fetches any more for whoever wants it, as soon as the catalog can be written."""
+        self._give_back_at = time.monotonic() + LOOK_AGAIN_S
+        if self._must_reap:
+            self._frontier.reap(self._owner.id)
+            self._must_reap = False
+        else:
+            try:
+                with self._frontier.database.write(durable=False):
+                    for lease in self._owed:
+                        self._frontier.release(lease)
+            except StorageError:
+                return  # what runs is none of its business
+        owed, self._owed = self._owed, []
+        for lease in owed:
+            self._partials.ring(lease.request_id)
 
 
 def _close_files(ended: Sequence[tuple[Transfer, End]]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from forebay.content.partial import PartialFile, Partials
+from forebay.content.partial import PartialFile, Partials, Trust
 from forebay.core import digests
 from forebay.errors import StorageError, StorageFailed
 from forebay.fetch.exchange import BLOCK_BYTES
@@ -114,11 +114,9 @@ class Landing:
         for hasher in self._hashers.values():
             hasher.update(data)
 
-    def prepare(
-        self, *, trust: Callable[[bytes], bool], sign: Callable[[bytes], bytes]
-    ) -> tuple[int, int, bytes] | None:
+    def prepare(self, *, trust: Trust, sign: Callable[[bytes], bytes]) -> tuple[int, int, bytes] | None:
         """Take over what an earlier process left, hashing it again: (length, generation, meta). *trust* says
-        whether its meta allows it, *sign* makes the meta ours."""
+        whether it may be gone on with (see `Partials.adopt`), *sign* makes the meta ours."""
         found = self._partials.adopt(self._key, fence=self._fence, trust=trust)
         if found is None:
             return None

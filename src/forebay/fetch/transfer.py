@@ -9,17 +9,16 @@ are brought there first.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, assert_never
+from typing import Protocol, assert_never
 
 from forebay.catalog.outcomes import Lease, Stats
-from forebay.content.partial import Mark, Partials
+from forebay.content.partial import Partials
 from forebay.core import download as machine
 from forebay.core.download import Phase
 from forebay.core.exchange import (
@@ -47,6 +46,7 @@ from forebay.errors import ForebayError, HashMismatch, OriginError, OriginRefuse
 from forebay.fetch.exchange import Exchange, Refused, Take
 from forebay.fetch.landing import Landed, Landing, Workers, failing
 from forebay.fetch.owner import Owner
+from forebay.fetch.told import meta_of, signed, signed_off, told
 from forebay.fetch.transport import Timer, Transport
 from forebay.reports import Progress
 
@@ -186,17 +186,18 @@ class Transfer:
         assert self._landing is not None
         self._prefix = self._landing.prepare(trust=self._may_adopt, sign=self._signed)
 
-    def _may_adopt(self, meta: bytes) -> bool:
-        """Not while its writer lives, though its lease was taken: it may wake up and go on writing."""
-        writer = _meta(meta).get("owner")
+    def _may_adopt(self, meta: bytes, is_stored: bool) -> bool:
+        """Not while its writer lives, though its lease was taken: it may wake up and go on writing. And what the
+        store has, only when its length was told, so that nothing is ever appended."""
+        writer, known = told(meta).owner, told(meta).representation
         alive = writer not in (None, self.shop.owner.id) and self.shop.owner.is_alive(str(writer))
-        return _representation(meta) is not None and not alive
+        return known is not None and not alive and not (is_stored and known.total is None)
 
     def _meta_of(self, representation: Representation) -> bytes:
-        return self._signed(json.dumps({"from": asdict(representation)}).encode())
+        return meta_of(representation, owner=self.shop.owner.id, version=self.lease.version)
 
     def _signed(self, meta: bytes) -> bytes:
-        return json.dumps(_meta(meta) | {"owner": self.shop.owner.id, "version": self.lease.version}).encode()
+        return signed(meta, owner=self.shop.owner.id, version=self.lease.version)
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -227,7 +228,7 @@ class Transfer:
         prefix: Representation | None = None
         if self._prefix is not None:
             self._length, self._generation, meta = self._prefix
-            prefix = _representation(meta)
+            prefix = told(meta).representation
         elif self.lease.resumed:
             # Readers may have had bytes of this version that are lost by now, under any low number.
             self._generation = random.randrange(1 << 30, 1 << 31)  # noqa: S311
@@ -447,14 +448,14 @@ class Transfer:
 
     def _give_up(self, error: ForebayError, *, keep: bool) -> None:
         assert self._landing is not None
-        call = partial(self._landing.suspend, _signed_off) if keep else self._landing.drop
+        call = partial(self._landing.suspend, signed_off) if keep else self._landing.drop
         self._writing_last(call, GaveUp(error, self._stats()))
 
     def _suspend(self) -> None:
         if self._landing is None:
             self._end(Suspended())
         else:
-            self._writing_last(partial(self._landing.suspend, _signed_off), Suspended())
+            self._writing_last(partial(self._landing.suspend, signed_off), Suspended())
 
     def _writing_last(self, call: Callable[[], None], end: End) -> None:
         def last() -> None:
@@ -503,54 +504,3 @@ class Transfer:
             final_url=final_url,
             http_status=status,
         )
-
-
-def _signed_off(meta: bytes) -> bytes:
-    """*meta* of a file that nobody writes any more."""
-    return json.dumps(_meta(meta) | {"owner": None}).encode()
-
-
-def _meta(meta: bytes) -> dict[str, Any]:
-    """What a mark's meta holds: who writes (``owner``) which ``version``, and what the origin said of the content
-    (``from``)."""
-    try:
-        found = json.loads(meta)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a mark tells of its download beside its watermark. *owner*: who writes it; None: nobody does now."""
-
-    owner: str | None
-    version: str | None
-    representation: Representation | None
-
-
-def told(meta: bytes) -> Told:
-    """What a mark's *meta* tells; nothing when it was written by another Forebay."""
-    found = _meta(meta)
-    return Told(found.get("owner"), found.get("version"), _representation(meta))
-
-
-def total_of(meta: bytes) -> int | None:
-    """The length of the whole, as far as the origin told."""
-    known = _representation(meta)
-    return None if known is None else known.total
-
-
-def progress_of(mark: Mark | None) -> Progress:
-    """How far a download is that another process runs, by its watermark."""
-    if mark is None:
-        return Progress(state="queued")
-    return Progress(state="downloading", downloaded_bytes=mark.length, total_bytes=total_of(mark.meta))
-
-
-def _representation(meta: bytes) -> Representation | None:
-    """What a partial file's meta says of its origin; None when it was written by another Forebay."""
-    try:
-        return Representation(**_meta(meta)["from"])
-    except (KeyError, TypeError):
-        return None

@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 # A question costs 0.1 ms, most of it with the interpreter lock held: more threads would not answer sooner.
 _THREADS = 8
+# What reads all bytes of something takes as long as the disk does: it must not hold up the questions.
+_READING_THREADS = 2
 _TOUCHES_EVERY_S = 60.0
 # Looks at one Request for all who wait for it: a fetch rings at each block that lands.
 _LOOK_EVERY_S = 0.005
@@ -109,6 +111,7 @@ class Basin:
         self.wakeups = self.bay.wakeups
         self.now = unix_now
         self._pool = ThreadPoolExecutor(_THREADS, "forebay-catalog")
+        self._reading_pool = ThreadPoolExecutor(_READING_THREADS, "forebay-long")
         self._rings: dict[str, _Rings] = {}
         self._looks: dict[str, tuple[asyncio.Task[Standing], asyncio.Event]] = {}
         self._keeper: asyncio.Task[None] | None = None
@@ -126,10 +129,15 @@ class Basin:
             await self._write_gathered()
         await self.run(self.bay.close)
         self._pool.shutdown()
+        self._reading_pool.shutdown()
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What *call* returns, called in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args, **kwargs))
+
+    async def run_long(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for what reads all bytes of something."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading_pool, partial(call, *args, **kwargs))
 
     def watching(self, key: str) -> Changes:
         """What happens to a Request, by its id, from now on."""
@@ -161,10 +169,12 @@ class Basin:
         """What comes of *wish*, as `Forebay.fetch_many` gives it; the fetch worker does what is to be fetched.
         *on_asked* is called when it has been asked. A coroutine that is cancelled leaves the fetch to itself."""
         errand = self.bay.errand(wish, began_at=began_at)
-        following = await self.run(self._begin, errand)
+        # Only our own digest is known of what is stored.
+        run = self.run if wish.expected is None or wish.expected[0] == "sha256" else self.run_long
+        following = await run(self._begin, errand)
         while isinstance(following, Job):
             settled = await self._transferred(following, on_asked)
-            following = await self.run(self._go_on, errand, settled)
+            following = await run(self._go_on, errand, settled)
         return following
 
     def _begin(self, errand: Errand) -> Next:

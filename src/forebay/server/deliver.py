@@ -17,6 +17,7 @@ from typing import BinaryIO
 from forebay.bay import extension_for
 from forebay.catalog.reader import Deliverable, VersionReader
 from forebay.content.following import Following
+from forebay.content.partial import State
 from forebay.core.delivery import Answer, AwaitSize, Content, Pairs, plan
 from forebay.core.exchange import Representation
 from forebay.core.fields import Fields, format_links
@@ -32,7 +33,8 @@ from forebay.errors import (
     UnknownRequest,
     UnknownVersion,
 )
-from forebay.fetch.transfer import told
+from forebay.fetch.told import told
+from forebay.models import UNDER_WAY
 from forebay.retold import failure_of
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
@@ -49,8 +51,6 @@ _SPECIAL = frozenset(
         b"want-repr-digest",
     }
 )  # fmt: skip
-UNDER_WAY = ("wait", "in_progress")
-"""The statuses of a version that is being fetched."""
 
 _FieldsOf = Callable[[Deliverable], Pairs]
 _Key = tuple[str, str, bool]
@@ -249,14 +249,16 @@ class Delivery:
                 await changes.wait()
                 await self._see_to_it(request_id, version)
 
-    async def _see_to_it(self, request_id: str, version: str) -> None:
-        """Have a version fetched to its end whose fetch was cut off: by a kill, or because nobody waited for it."""
+    async def _see_to_it(self, request_id: str, version: str) -> bool:
+        """Have a version fetched to its end whose fetch was cut off: by a kill, or because nobody waited for it.
+        False: its fetch is over."""
         standing = await self.basin.look(request_id)
-        if standing.asked or standing.busy is not None:
-            return
         found = self.reader.version(request_id, version)  # it may just have ended
-        if found is not None and found.status in UNDER_WAY:
+        if found is None or found.status not in UNDER_WAY:
+            return False
+        if not standing.asked and standing.busy is None:
             await self.basin.run(self.basin.ask, request_id)
+        return True
 
     async def landing(
         self, scope: Scope, send: Send, reader: Reader, changes: Changes, found: Deliverable, *, extra: Pairs
@@ -277,8 +279,12 @@ class Delivery:
                 return True
 
             async def wait() -> None:
-                if not await changes.wait():
-                    await self._see_to_it(found.request_id, found.version)
+                if await changes.wait() and following.state is not State.STANDING:
+                    return
+                is_over = not await self._see_to_it(found.request_id, found.version)
+                # What a failed fetch has left may be resumed some day: that is another version's.
+                if is_over and following.look().state is not State.WHOLE:
+                    raise FollowBroken
 
             source = LandingSource(following, wait, reader, self._pool)
             with contextlib.suppress(FollowBroken):

@@ -19,12 +19,12 @@ from forebay.core.fields import Forward, format_age, format_cache_status
 from forebay.core.targets import Target
 from forebay.core.urls import show_url
 from forebay.errors import ContentRotten, MethodRefused, UnknownVersion
-from forebay.models import RequestSpec, invalid_from
+from forebay.models import UNDER_WAY, RequestSpec, invalid_from
 from forebay.reports import Fetched
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
-from forebay.server.deliver import UNDER_WAY, Delivery, content_path, version_links
+from forebay.server.deliver import Delivery, content_path, version_links
 from forebay.server.hot import UntilCommit
 from forebay.server.parameters import Parameters, parameters_of, read_target
 from forebay.server.pieces import Reader
@@ -144,6 +144,7 @@ class _Visit:
     async def _fetched_or_followed(self, wish: Wish, before: Registered, *, verified: bool) -> Fetched | None:
         """What came of *wish*; None when it went out while it landed."""
         request_id = before.request.id
+        forward = _forwarded(before, joined=self._is_under_way(request_id))
         with self._basin.watching(request_id) as changes:
             # Only then: what lands for somebody else may be beside a version that is fresh.
             asked = asyncio.Event()
@@ -156,7 +157,7 @@ class _Visit:
             fetching.add_done_callback(lambda _: changes.wake())
             try:
                 while not fetching.done():
-                    if not verified and asked.is_set() and await self._follow(request_id, before, changes):
+                    if not verified and asked.is_set() and await self._follow(request_id, forward, changes):
                         return None
                     self._reader.check()
                     await changes.wait()
@@ -168,11 +169,15 @@ class _Visit:
                 if not fetching.cancelled():
                     fetching.exception()  # of no interest to who has gone
 
-    async def _follow(self, request_id: str, before: Registered, changes: Changes) -> bool:
+    def _is_under_way(self, request_id: str) -> bool:
+        newest = self._delivery.newest(request_id)
+        return newest is not None and newest.status in UNDER_WAY
+
+    async def _follow(self, request_id: str, forward: Forward, changes: Changes) -> bool:
         found = self._delivery.newest(request_id)
         if found is None or found.status not in UNDER_WAY:
             return False
-        extra = (("Cache-Status", format_cache_status(_forwarded(before))), *_common(found))
+        extra = (("Cache-Status", format_cache_status(forward)), *_common(found))
         return await self._delivery.landing(self._scope, self._send, self._reader, changes, found, extra=extra)
 
     async def _serve(self, wish: Wish, fetched: Fetched, *, before: Registered | None) -> _Fresh | None:
@@ -222,9 +227,9 @@ def _cache(forward: Forward | None, ttl_s: float, age_s: float, *, detail: str |
     return ("Cache-Status", status), ("Age", format_age(age_s))
 
 
-def _forwarded(before: Registered) -> Forward:
-    """Why the origin was asked for a new version."""
-    return Forward("uri-miss" if before.latest is None else "stale", stored=True)
+def _forwarded(before: Registered, *, joined: bool = False) -> Forward:
+    """Why the origin was asked for a new version; *joined*: by somebody else, before."""
+    return Forward("uri-miss" if before.latest is None else "stale", stored=True, collapsed=joined)
 
 
 def _common(found: Deliverable) -> Pairs:

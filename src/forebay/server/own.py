@@ -3,15 +3,11 @@ client, one route each, and the storage as a whole."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi import Response as Outgoing
 
 from forebay.api_models import (
-    Failure,
     FetchAnswer,
     FetchUnderWay,
     FindIn,
@@ -24,10 +20,11 @@ from forebay.api_models import (
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.core.urls import normalise_url
 from forebay.models import Request, RequestSpec, Response
-from forebay.reports import Fetched, GcReport, StorageUsage
+from forebay.reports import GcReport, StorageUsage
 from forebay.server.access import Granted
 from forebay.server.basin import Basin
 from forebay.server.requests import RequestId, RequestRoutes, Who, needs, shown
+from forebay.server.waits import fetch_within
 from forebay.wishes import Wish, is_request_id, the_one, wishes
 
 
@@ -41,46 +38,7 @@ class OwnRoutes(RequestRoutes):
         who.require_group(spec.group_name)
         wish = wishes(None, body.expected_hash, body.refresh, body.tag, body.version, body.offline)(spec)
         who.require(_scope_of(wish, who))
-        began_at = self.basin.now() if body.asked_at is None else body.asked_at
-        asked = asyncio.Event()
-        async with contextlib.AsyncExitStack() as stack:
-
-            def task(work: Any) -> asyncio.Task[Any]:
-                made = asyncio.create_task(work)
-                stack.push_async_callback(_end, made)
-                return made
-
-            fetching: asyncio.Task[Fetched] = task(
-                self.basin.fetch(wish, began_at=body.asked_at, on_asked=asked.set)
-            )
-            await asyncio.wait({fetching, task(asked.wait())}, return_when=asyncio.FIRST_COMPLETED)
-            if fetching.done():
-                return _answer_of(fetching.result())
-            registered = await self.basin.run(self.bay.catalog.find, spec.signature(), now=self.basin.now())
-            assert registered is not None  # it was asked for
-            request_id = registered.request.id
-            enough: set[asyncio.Task[Any]] = {fetching}
-            if body.until == "begun":
-                enough.add(task(self._begun(request_id)))
-            done, _ = await asyncio.wait(enough, timeout=body.wait_sec, return_when=asyncio.FIRST_COMPLETED)
-            if fetching.done():
-                return _answer_of(fetching.result())
-            for task_done in done:
-                task_done.result()  # or its error: what cannot be looked at is not "under way"
-            under_way: FetchUnderWay = await self.basin.run(self._under_way, request_id, began_at)
-            return Outgoing(under_way.model_dump_json(), 202, media_type="application/json")
-
-    async def _begun(self, request_id: str) -> None:
-        """Return when what lands of a Request can be followed, and its version says so."""
-        with self.basin.watching(request_id) as changes:
-            while True:
-                following = await self.basin.run(self.bay.follow, request_id)
-                if following is not None:
-                    following.close()
-                    newest = await self.basin.run(self.bay.catalog.newest, request_id, now=self.basin.now())
-                    if newest is not None and newest.status == "in_progress":
-                        return
-                await changes.wait()
+        return await fetch_within(self.basin, wish, body, until_begun=body.until == "begun")
 
     async def find(self, body: FindIn, who: Who) -> Request:
         """The one Request of a URL, or with an id. The URL is in the body, for it may hold a secret."""
@@ -110,21 +68,15 @@ class OwnRoutes(RequestRoutes):
 
     async def gc(self, body: GcIn) -> GcReport:
         """Drop what retention, the quota, a day's undo and the sweep say; with `dry_run`, only tell."""
-        return await self.basin.run(self.bay.gc, dry_run=body.dry_run)
+        return await self.basin.run_long(self.bay.gc, dry_run=body.dry_run)
 
     async def verify(self, body: VerifyIn) -> VerifiedPart:
         """Read stored bytes and compare them with their hash, a part of them at a time: go on with the `next` of
         the answer. What is damaged is never served again, and fetched anew when it is asked for."""
-        report, following, total = await self.basin.run(self.bay.verify_next, after=body.after, for_s=body.for_sec)
+        report, following, total = await self.basin.run_long(
+            self.bay.verify_next, after=body.after, for_s=body.for_sec
+        )
         return VerifiedPart(report=report, next=following, total_bytes=total)
-
-
-async def _end(task: asyncio.Task[Any]) -> None:
-    """Cancel *task*, and wait until it has ended; how it did is of no interest any more."""
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()
 
 
 def _scope_of(wish: Wish, who: Granted) -> TokenScope:
@@ -133,16 +85,6 @@ def _scope_of(wish: Wish, who: Granted) -> TokenScope:
         return "read"  # nothing is registered, and nothing fetched
     plain = RequestSpec(url=wish.spec.url, group_name=who.group or "default")
     return "read" if wish.refresh is None and wish.spec == plain else "write"
-
-
-def _answer_of(fetched: Fetched) -> FetchAnswer:
-    """What tells of *fetched*; raises its error when there is no version."""
-    error = fetched.error
-    if fetched.response is None or fetched.how == "failed":
-        assert error is not None
-        raise error
-    failure = None if error is None else Failure(code=error.code, detail=str(error))
-    return FetchAnswer(how=fetched.how, response=fetched.response, error=failure)
 
 
 def make_own_router(

@@ -12,10 +12,8 @@ from fastapi import Response as Outgoing
 
 from forebay.api_models import (
     CacheConfigurationIn,
-    Failure,
     FetchAnswer,
     FetchAsk,
-    FetchProgress,
     FetchUnderWay,
     RegisteredRequest,
     Registration,
@@ -27,9 +25,10 @@ from forebay.api_models import (
 from forebay.catalog.catalog import UNDO_SECONDS, Registered
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.core.urls import normalise_url, show_url
-from forebay.errors import ForebayError, StateError, UnknownRequest, UnknownVersion
+from forebay.errors import StateError, UnknownRequest, UnknownVersion
 from forebay.models import (
     TAG_PATTERN,
+    UNDER_WAY,
     Request,
     RequestCacheConfiguration,
     RequestSpec,
@@ -39,6 +38,7 @@ from forebay.models import (
 )
 from forebay.server.access import Granted
 from forebay.server.basin import Basin
+from forebay.server.waits import fetch_within
 from forebay.wishes import Wish, wishes
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -100,7 +100,7 @@ class RequestRoutes:
         `response`. One that is there already keeps its cache configuration."""
         spec = body.spec(group=who.group)
         who.require_group(spec.group_name)
-        registered, asked_at = await self.basin.run(self.basin.order, self._wish(spec))
+        registered, asked_at = await self.basin.run(self.basin.order, Wish(spec, asked=spec))
         outgoing.status_code = 201 if registered.created else 202
         outgoing.headers["location"] = f"/v1/request/{registered.request.id}"
         return RegisteredRequest(**dict(shown(registered.request)), request_timestamp=round(asked_at * 1e6) / 1e6)
@@ -130,8 +130,8 @@ class RequestRoutes:
         return shown((await self._registered(request_id, who)).request)
 
     async def delete_request(self, request_id: RequestId, who: Who) -> Removed:
-        """Remove all versions of a Request, and fetch it no more by itself. `forebay rm --undo` has them back for
-        a day; whoever asks for it again has it fetched again."""
+        """Remove all versions of a Request, and fetch it no more by itself; a fetch of it that runs is given up.
+        `forebay rm --undo` has the versions back for a day; whoever asks for it again has it fetched again."""
         await self._registered(request_id, who)
         return self._removed(await self.basin.run(self.bay.delete, request_id))
 
@@ -193,40 +193,8 @@ class RequestRoutes:
         """The version to use now, fetched if need be; 202 when that takes longer than `wait_sec`. Then ask again
         with the `asked_at` of that answer."""
         registered = await self._registered(request_id, who)
-        wish = self._wish(spec_of(registered.request), body)
-        began_at = self.basin.now() if body.asked_at is None else body.asked_at
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(None) as limit:
-
-                def asked() -> None:
-                    # From here on: an ask that was not made cannot be waited for.
-                    if limit.when() is None:
-                        limit.reschedule(loop.time() + body.wait_sec)
-
-                fetched = await self.basin.fetch(wish, began_at=body.asked_at, on_asked=asked)
-        except TimeoutError:
-            under_way = await self.basin.run(self._under_way, request_id, began_at)
-            return Outgoing(under_way.model_dump_json(), 202, media_type="application/json")
-        if fetched.response is None or fetched.how == "failed":
-            assert fetched.error is not None
-            raise fetched.error
-        return FetchAnswer(how=fetched.how, response=fetched.response, error=_failure(fetched.error))
-
-    def _under_way(self, request_id: str, began_at: float) -> FetchUnderWay:
-        newest = self.bay.catalog.newest(request_id, now=self.basin.now())
-        progress = self.bay.progress(request_id)
-        return FetchUnderWay(
-            progress=FetchProgress(
-                state=progress.state,
-                downloaded_bytes=progress.downloaded_bytes,
-                total_bytes=progress.total_bytes,
-                attempt=progress.attempt,
-                reason=progress.reason,
-            ),
-            response=None if newest is None else self.bay.with_progress(newest),
-            asked_at=began_at,
-        )
+        wish = wishes(None, body.expected_hash, body.refresh, None, None, body.offline)(spec_of(registered.request))
+        return await fetch_within(self.basin, wish, body)
 
     # --- versions --------------------------------------------------------------------------------------
 
@@ -317,7 +285,7 @@ class RequestRoutes:
         """Remove a version. `forebay rm --undo` has it back for a day."""
         registered = await self._registered(request_id, who)
         found = await self.basin.run(self._version, registered, version)
-        if found.status in ("wait", "in_progress"):
+        if found.status in UNDER_WAY:
             raise StateError(f"version {version} is being fetched: it can be removed when that is over")
         return self._removed(await self.basin.run(self.bay.delete, request_id, version=version))
 
@@ -333,15 +301,6 @@ class RequestRoutes:
     def _removed(self, removed: list[Response]) -> Removed:
         until = _EPOCH + timedelta(seconds=self.basin.now() + UNDO_SECONDS)
         return Removed(removed=removed, until_datetime_utc=until)
-
-    def _wish(self, spec: RequestSpec, ask: FetchAsk | None = None) -> Wish:
-        if ask is None:
-            return Wish(spec, asked=spec)
-        return wishes(None, ask.expected_hash, ask.refresh, None, None, ask.offline)(spec)
-
-
-def _failure(error: ForebayError | None) -> Failure | None:
-    return None if error is None else Failure(code=error.code, detail=str(error))
 
 
 def spec_of(request: Request) -> RequestSpec:

@@ -39,6 +39,7 @@ from forebay.settings import ServerSettings
 log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
+Announce = Callable[[str, bool], None]
 
 # nginx and Apache take 8 KiB of URL and 32 KiB of fields; a URL at the door may be percent-encoded wholly.
 _MAX_HEAD_BYTES = 64 << 10
@@ -56,13 +57,14 @@ _SUSPEND_S = 15.0
 _CONNECT_EVERY_S = 0.02
 
 
-def serve(settings: ServerSettings, *, worker: Sequence[str], announce: Callable[[str], None], tell: Tell) -> int:
+def serve(settings: ServerSettings, *, worker: Sequence[str], announce: Announce, tell: Tell) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. *worker*: the command of the fetch worker, which ends when its
-    stdin does. *announce* gets the base URL once connections are accepted; *tell*, what goes on.
+    stdin does. *announce* gets the base URL once connections are accepted, and whether a token is needed; *tell*,
+    what goes on.
 
     Raises `InvalidValue`, `PortTaken`, `StorageError`.
     """
-    _check(settings)
+    closed = _check(settings)
     multiprocessing.set_start_method("spawn", force=True)  # a fork beside threads may inherit held locks
     _raise_file_limit()
     with reserved(settings.host, settings.port) as address:
@@ -73,7 +75,9 @@ def serve(settings: ServerSettings, *, worker: Sequence[str], announce: Callable
         stop.take_signals()
         server.on_startup(stop.handle_signals)  # granian has set handlers of its own by then
         fetching.start()
-        threading.Thread(target=partial(_announce, address, base, announce), daemon=True).start()
+        threading.Thread(
+            target=partial(_announce, address, base, partial(announce, base, closed)), daemon=True
+        ).start()
         try:
             server.serve(target_loader=partial(load, settings), wrap_loader=False)
         except SystemExit as end:
@@ -89,8 +93,8 @@ def serve(settings: ServerSettings, *, worker: Sequence[str], announce: Callable
 # --- before anything is started -------------------------------------------------------------------------
 
 
-def _check(settings: ServerSettings) -> None:
-    """Raise what would otherwise come from each process in turn."""
+def _check(settings: ServerSettings) -> bool:
+    """Whether a token is needed. Raises what would otherwise come from each process in turn."""
     Hosts.of(settings.host, settings.allow_hosts)
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise InvalidValue("tls_key", expected="it and tls_cert, or neither", got="one of them")
@@ -102,6 +106,7 @@ def _check(settings: ServerSettings) -> None:
             expected="a loopback address, or a token (`forebay token add`), or --insecure: others reach this one",
             got=settings.host,
         )
+    return closed
 
 
 def _resolve(host: str) -> tuple[int, str]:
@@ -224,7 +229,7 @@ def base_url(address: str, port: int, *, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{host}:{port}"
 
 
-def _announce(address: tuple[str, int], base: str, announce: Callable[[str], None]) -> None:
+def _announce(address: tuple[str, int], base: str, announce: Callable[[], None]) -> None:
     """Tell when the first connection is accepted: granian does not."""
     host = base.partition("://")[2].rpartition(":")[0].strip("[]")
     while True:
@@ -233,7 +238,7 @@ def _announce(address: tuple[str, int], base: str, announce: Callable[[str], Non
         except OSError:
             time.sleep(_CONNECT_EVERY_S)
         else:
-            announce(base)
+            announce()
             return
 
 

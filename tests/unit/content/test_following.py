@@ -261,7 +261,7 @@ def test_whole_stays_whole(partials: Partials, follow: Callable[[], Following]) 
     partial.seal()
     partial.close()
     assert following.look().state is State.WHOLE
-    adopted = partials.adopt(KEY, fence=2, trust=lambda _: True)
+    adopted = partials.adopt(KEY, fence=2, trust=lambda *_: True)
     assert adopted is not None
     adopted[0].keep_mark(meta(3, "other"))
     adopted[0].discard()
@@ -280,7 +280,7 @@ def test_whole_but_not_taken_in(
     partial.stand()
     assert following.read(0, 100) == b"abc"
     assert followings.follow(KEY, fence=newest_fence(followings), live=lambda _: True) is None
-    adopted = partials.adopt(KEY, fence=2, trust=lambda _: True)
+    adopted = partials.adopt(KEY, fence=2, trust=lambda *_: True)
     assert adopted is not None
     assert adopted[0].length == 3
     adopted[0].close()
@@ -302,7 +302,7 @@ def test_a_takeover_is_followed(partials: Partials, follow: Callable[[], Followi
     first = begun(partials, b"abc", total=6)
     following = follow()
     first.close()
-    adopted = partials.adopt(KEY, fence=2, trust=lambda _: True)
+    adopted = partials.adopt(KEY, fence=2, trust=lambda *_: True)
     assert adopted is not None
     second, _ = adopted
     second.keep_mark(meta(6, "other"))
@@ -321,7 +321,7 @@ def test_the_old_owner_s_letting_go_does_not_break_it_off(
     """It still has the files open; they are another's by now."""
     old = begun(partials, b"abc", total=6)
     following = follow()
-    adopted = partials.adopt(KEY, fence=2, trust=lambda _: True)
+    adopted = partials.adopt(KEY, fence=2, trust=lambda *_: True)
     assert adopted is not None
     adopted[0].keep_mark(meta(6, "other"))
     old.discard()
@@ -359,7 +359,7 @@ def test_what_was_adopted_is_followed_from_the_first_byte_that_is_appended(
 ) -> None:
     """Before, nobody knows whether the origin still has the same."""
     begun(partials, b"abc", total=6).close()
-    adopted = partials.adopt(KEY, fence=2, trust=lambda _: True)
+    adopted = partials.adopt(KEY, fence=2, trust=lambda *_: True)
     assert adopted is not None
     adopted[0].keep_mark(meta(6))
     assert followings.follow(KEY, fence=newest_fence(followings), live=lambda _: True) is None
@@ -413,7 +413,7 @@ def test_a_takeover_between_opening_and_opening(
     def overtaken(path: Path, *how: int) -> int:
         if Path(path).name == f"{KEY}.1.part":
             monkeypatch.undo()
-            adopted = partials.adopt(KEY, fence=2, trust=lambda _: True)
+            adopted = partials.adopt(KEY, fence=2, trust=lambda *_: True)
             assert adopted is not None
             taken.append(adopted[0])
             taken[0].append(memoryview(b"d"))
@@ -565,7 +565,7 @@ class Readers(RuleBasedStateMachine):
     @rule(trusted=st.booleans())
     def take_over(self, trusted: bool) -> None:
         self.fence += 1
-        adopted = self.partials.adopt(KEY, fence=self.fence, trust=lambda _: trusted)
+        adopted = self.partials.adopt(KEY, fence=self.fence, trust=lambda *_: trusted)
         if adopted is not None:
             self.writer = adopted[0]
             self.body = self.bodies[self.writer.generation]

@@ -52,7 +52,7 @@ def seen(partials: Partials, key: str = KEY) -> tuple[int, int, int, bytes] | No
 
 
 def adopt(partials: Partials, *, fence: int, trusted: bool = True) -> tuple[PartialFile, bytes] | None:
-    return partials.adopt(KEY, fence=fence, trust=lambda meta: trusted and meta == META)
+    return partials.adopt(KEY, fence=fence, trust=lambda meta, _: trusted and meta == META)
 
 
 def content(partial: PartialFile) -> bytes:
