@@ -428,10 +428,10 @@ def test_a_target_that_is_wrong(served: Any, target: str) -> None:
 # The limits of a server's patience, made short. What is set here is set in its API processes, too: they begin with
 # what this script does outside of its last lines.
 IMPATIENT = """
-import forebay.server.bodies, forebay.server.pieces, forebay.server.run
+import forebay.server.bodies, forebay.messages.outflow, forebay.server.run
 forebay.server.run._HEAD_TIMEOUT_MS = 1500
 forebay.server.bodies.BODY_TIMEOUT_S = 1.5
-forebay.server.pieces.STALL_S = 1.5
+forebay.messages.outflow.STALL_S = 1.5
 if __name__ == "__main__":
     from forebay.settings import ServerSettings
     settings = ServerSettings(data=ask["folder"], port=0, workers=1, allow_private=True, max_connections=64)

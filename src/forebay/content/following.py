@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from forebay.content.cached import read_cached
+from forebay.cached import read_cached
 from forebay.content.partial import Mark, Partials, State, read_open_mark
 from forebay.durable import storage_errors
 from forebay.errors import FollowBroken, StorageFailed

@@ -53,7 +53,10 @@ class Headers(Mapping[str, str]):
         return isinstance(name, str) and any(key.lower() == name.lower() for key, _ in self._pairs)
 
     def __iter__(self) -> Iterator[str]:
-        return iter({name.lower(): name for name, _ in reversed(self._pairs)}.values().__reversed__())
+        spelled: dict[str, str] = {}
+        for name, _ in self._pairs:
+            spelled.setdefault(name.lower(), name)
+        return iter(spelled.values())
 
     def __len__(self) -> int:
         return len({name.lower() for name, _ in self._pairs})

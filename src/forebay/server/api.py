@@ -16,11 +16,12 @@ import forebay
 from forebay.api_models import Health, Problem
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.errors import BodyInvalid, ForebayError, InvalidValue, MethodRefused, RequestError, UnknownPath
+from forebay.messages.problems import note_if_ours, problem_body
 from forebay.server.apidocs import POLICY, content_paths, page
 from forebay.server.basin import Basin
 from forebay.server.bodies import Scope
 from forebay.server.own import make_own_router
-from forebay.server.problems import note_if_ours, problem, problem_body, problem_fields, problem_of
+from forebay.server.problems import problem, problem_fields, problem_of
 from forebay.server.requests import SCOPE, Answers, make_router
 from forebay.server.worker import is_working
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.errors import MethodRefused
+from forebay.messages.problems import note_if_ours
 from forebay.server.access import Access, Granted, Hosts
 from forebay.server.api import make_api, scope_needed
 from forebay.server.basin import Basin
@@ -27,7 +28,7 @@ from forebay.server.bodies import (
 )
 from forebay.server.deliver import Delivery
 from forebay.server.door import Door
-from forebay.server.problems import SECURITY_FIELDS, note_if_ours, send_problem
+from forebay.server.problems import SECURITY_FIELDS, send_problem
 from forebay.settings import ServerSettings
 
 log = logging.getLogger(__name__)

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 from forebay.errors import BodyInvalid, BodyTooLarge, BodyTooSlow, MediaTypeRefused
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Scope = MutableMapping[str, Any]
+from forebay.messages.asgi import Disconnected as Disconnected
+from forebay.messages.asgi import Message as Message
+from forebay.messages.asgi import Receive as Receive
+from forebay.messages.asgi import Scope as Scope
+from forebay.messages.documents import read_document
 
 MAX_BODY_BYTES = 1 << 20
 """A registered Request with a body of its own is far smaller; nginx's default for a body is the same."""
 
 # The server under us has no limit of its own.
 BODY_TIMEOUT_S = 20.0
-
-# Python reads nearly 1,000 levels, but not at every depth of its own stack; nothing sensible has ten.
-MAX_LEVELS = 64
-
-
-class Disconnected(Exception):
-    """The client has gone; nobody reads an answer."""
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
@@ -65,17 +56,7 @@ def check_json(scope: Scope, *, may_be_silent: bool) -> None:
 def check_document(body: bytes) -> None:
     """Raise `BodyInvalid` unless *body* is JSON that can be written again: whatever else Python takes for JSON
     would break later, in the catalog or on its way to an origin."""
-    try:
-        value = json.loads(body.decode("utf-8-sig"))
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise BodyInvalid from error
-    level, levels = [value], 0
-    while level := [one for one in level if isinstance(one, dict | list)]:
-        levels += 1
-        if levels > MAX_LEVELS:
-            raise BodyInvalid
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    read_document(body)
 
 
 def as_json(scope: Scope, body: bytes) -> tuple[Scope, Receive]:

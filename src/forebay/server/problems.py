@@ -6,10 +6,7 @@ what nobody foresaw may name anything: both go to the log, and the client gets t
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from http import HTTPStatus
+from collections.abc import Iterable
 from typing import Any
 
 from forebay.errors import (
@@ -17,15 +14,13 @@ from forebay.errors import (
     InvalidValue,
     MethodRefused,
     ScopeMissing,
-    StorageError,
     TokenInvalid,
     TokenMissing,
 )
-
-log = logging.getLogger("forebay.server")
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Field = tuple[bytes, bytes]
+from forebay.messages.asgi import Field as Field
+from forebay.messages.asgi import Send as Send
+from forebay.messages.problems import document_of, note_if_ours
+from forebay.messages.problems import problem_body as problem_body
 
 # Each answer has them: a body is what its type says, and no page of another site may embed it (Fetch, "CORP").
 SECURITY_FIELDS: tuple[Field, ...] = (
@@ -38,21 +33,11 @@ _PROBLEM_FIELDS: tuple[Field, ...] = (
     (b"content-security-policy", b"sandbox; default-src 'none'; frame-ancestors 'none'"),
     *SECURITY_FIELDS,
 )
-# Renamed by RFC 9110; Python has the new names from 3.13 on.
-_PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 def problem(status: int, *, code: str, detail: str, retryable: bool = False) -> dict[str, Any]:
     """A problem document; for what is no `ForebayError`, such as a path that leads nowhere."""
-    return {
-        # RFC 9457 section 4.2.1: the title is then the phrase of the status; `code` tells the cases apart.
-        "type": "about:blank",
-        "title": _PHRASES.get(status) or HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "retryable": retryable,
-    }
+    return document_of(status, detail=detail, code=code, retryable=retryable)
 
 
 def problem_of(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -65,11 +50,6 @@ def problem_of(error: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(error, InvalidValue):
         document["field"] = error.field
     return error.status, document
-
-
-def problem_body(document: dict[str, Any]) -> bytes:
-    """*document* as JSON, in ASCII: whatever was quoted in it cannot break it."""
-    return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
 def problem_fields(error: Exception | None = None) -> list[Field]:
@@ -95,14 +75,6 @@ _BASIC = b', Basic realm="forebay", charset="UTF-8"'
 
 def _challenge(more: str) -> bytes:
     return b'Bearer realm="forebay"' + more.encode("ascii")
-
-
-def note_if_ours(error: Exception) -> None:
-    """Log what a client is not told: errors of the storage, and those that nobody foresaw."""
-    if isinstance(error, StorageError):
-        log.error("%s [%s]", error, error.code)
-    elif not isinstance(error, ForebayError):
-        log.error("this should not happen", exc_info=error)
 
 
 async def send_problem(send: Send, error: Exception, *, head: bool = False, fields: Iterable[Field] = ()) -> None:

@@ -55,7 +55,7 @@ def _heed(turns: int = 10) -> None:
 def _bound_silence() -> None:
     """Have the system end connections whose client takes nothing: granian has no limit of its own, and keeps them
     even when nobody sends on them any more. What is accepted has this from the socket that accepts it."""
-    from forebay.server.pieces import STALL_S
+    from forebay.messages.outflow import STALL_S
 
     option: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
     if option is None:

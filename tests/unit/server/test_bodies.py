@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from forebay.errors import BodyInvalid, BodyTooLarge, BodyTooSlow, MediaTypeRefused
+from forebay.messages.documents import MAX_LEVELS
 from forebay.server import bodies
-from forebay.server.bodies import MAX_BODY_BYTES, MAX_LEVELS, as_json, check_document, check_json, read_body
+from forebay.server.bodies import MAX_BODY_BYTES, as_json, check_document, check_json, read_body
 
 
 def nested(levels: int) -> bytes:

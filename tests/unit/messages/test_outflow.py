@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from forebay.core.delivery import Everything, Piece
 from forebay.core.ranges import Span
 from forebay.errors import FollowBroken, StorageFailed
-from forebay.server import pieces
-from forebay.server.bodies import Disconnected
-from forebay.server.pieces import Outflow, Reader, StoredSource, read_all
+from forebay.messages import outflow as pieces
+from forebay.messages.asgi import Disconnected
+from forebay.messages.outflow import Outflow, Reader, StoredSource, read_all
 
 BODY = bytes(range(256)) * 1000
 LAST = {"type": "http.response.body", "body": b"", "more_body": False}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from forebay.content import cached
-from forebay.content.cached import read_cached
+from forebay import cached
+from forebay.cached import read_cached
 
 BODY = bytes(range(256)) * 4096
 
