@@ -329,12 +329,26 @@ class MediaTypeRefused(RequestError):
     code = "media_type_refused"
     status = 415
 
-    def __init__(self, *, got: str) -> None:
-        super().__init__(got)
-        self.got = got
+    def __init__(self, *, got: str, expected: str = "application/json") -> None:
+        super().__init__(got, expected)
+        self.got, self.expected = got, expected
 
     def __str__(self) -> str:
-        return f"expected Content-Type: application/json, got {self.got or 'none'!r}"
+        return f"expected Content-Type: {self.expected}, got {self.got or 'none'!r}"
+
+
+class FormInvalid(RequestError):
+    """The body of what was sent is not the form that it says it is."""
+
+    code = "form_invalid"
+    status = 400
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"expected a whole form of UTF-8 text and files: {self.reason}"
 
 
 class UnknownPath(RequestError):
@@ -373,6 +387,73 @@ class PortTaken(RequestError):
 
     def __str__(self) -> str:
         return f"cannot listen on {self.address} port {self.port}: {self.reason}; choose another with --port"
+
+
+# --- exposed functions --------------------------------------------------------------------------------
+
+
+class UnknownFunction(RequestError):
+    """No function of this name is exposed."""
+
+    code = "function_unknown"
+    status = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no function {self.name[:80]!r} is exposed; /docs lists those that are"
+
+
+class FunctionsNotLoaded(RequestError):
+    """What ``--functions`` names cannot be loaded, or has no functions in it."""
+
+    code = "functions_not_loaded"
+    status = 500
+
+    def __init__(self, target: str, *, reason: str) -> None:
+        super().__init__(target, reason)
+        self.target, self.reason = target, reason
+
+    def __str__(self) -> str:
+        return f"the functions of {self.target} cannot be loaded: {self.reason}"
+
+
+class FunctionFailed(ForebayError):
+    """An exposed function failed. What went wrong is in the server's log, for it may name anything."""
+
+    code = "function_failed"
+    status = 500
+
+    def __str__(self) -> str:
+        return "the function failed; the server's log says how, under this id"
+
+
+class FunctionsBusy(ForebayError):
+    """All threads for functions are taken, and as many calls wait as may."""
+
+    code = "functions_busy"
+    status = 503
+    retryable = True
+
+    def __str__(self) -> str:
+        return "too many calls run and wait already; try again a little later"
+
+
+class FunctionTimeout(ForebayError):
+    """A function did not begin its answer in time."""
+
+    code = "function_timeout"
+    status = 504
+    retryable = True
+
+    def __init__(self, *, limit_s: float) -> None:
+        super().__init__(limit_s)
+        self.limit_s = limit_s
+
+    def __str__(self) -> str:
+        return f"expected the function to begin its answer within {self.limit_s:g} s; it did not"
 
 
 # --- the caller's: messages that cannot be built ------------------------------------------------------
