@@ -515,9 +515,11 @@ class Forebay:
             room_per_host=4 * self.settings.max_downloads_per_host,
         )
 
-    def take_over_from_the_dead(self) -> None:
-        """Free what processes had that are gone: their Requests are due, or somebody's who waits."""
+    def tend(self) -> None:
+        """What is to be done now and then while a server runs: free what processes had that are gone, so that
+        their Requests are due, or somebody's who waits; and evict duplicates after their time."""
         self._house.bury_the_dead()
+        self._house.evict_duplicates()
 
     def write_touches(self) -> None:
         """Write the times of use that have gathered."""

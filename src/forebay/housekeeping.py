@@ -10,7 +10,7 @@ from forebay.catalog.frontier import Frontier
 from forebay.catalog.outcomes import Finished
 from forebay.content.files import FileContentStore
 from forebay.content.partial import Partials
-from forebay.core.retention import Eviction, Held, evictions, evictions_for_quota
+from forebay.core.retention import DUPLICATE_LIFETIME_S, Eviction, Held, evictions, evictions_for_quota
 from forebay.core.urls import show_url
 from forebay.fetch.owner import Owner
 from forebay.reports import GcItem, GcReport, Rot, VerifyReport
@@ -120,6 +120,11 @@ class Housekeeping:
             max_pinned=policy.max_cached_pinned_versions,
             now=now,
         )
+
+    def evict_duplicates(self) -> None:
+        """Evict those whose time is over, of all Requests."""
+        for request_id in self._catalog.with_duplicates(before=self._clock() - DUPLICATE_LIFETIME_S):
+            self.retain(request_id)
 
     def enforce_quota(
         self, *, keep: frozenset[str] = frozenset(), dry_run: bool = False

@@ -596,7 +596,7 @@ def test_each_public_name_is_described() -> None:
 # Steps of a fetch and parts that the server of a later release needs; no part of the public API.
 INNER = {
     "register", "errand", "job", "submit", "submit_all", "let_go", "note", "note_used", "follow", "opening",
-    "call_soon", "scheduler", "take_over_from_the_dead", "verify_next", "progress", "with_progress", "write_touches",
+    "call_soon", "scheduler", "tend", "verify_next", "progress", "with_progress", "write_touches",
 }  # fmt: skip
 
 

@@ -230,6 +230,19 @@ def test_duplicates_go_after_two_minutes(bay: Forebay, origin: Origin, let_pass:
     assert content(bay, bay.latest(url)) == ONE
 
 
+def test_a_server_evicts_duplicates_by_itself(bay: Forebay, origin: Origin, let_pass: LetPass) -> None:
+    """When their time is over, though nobody fetches that URL again or calls `gc`."""
+    url = serve(bay, origin, "/f", ONE)
+    bay.configure(url, refresh="always")
+    bay.fetch(url)
+    let_pass(bay, 119)
+    bay.tend()
+    assert [version.status for version in bay.versions(url)] == ["duplicate", "ready"]
+    let_pass(bay, 2)
+    bay.tend()
+    assert [version.status for version in bay.versions(url)] == ["ready"]
+
+
 # --- quota ----------------------------------------------------------------------------------------------
 
 

@@ -406,6 +406,12 @@ class Catalog:
         many went."""
         return self._drop(responses.c.id.in_(list(response_ids)), now=now)
 
+    def with_duplicates(self, *, before: float) -> list[str]:
+        """Requests that have duplicates which were asked for before a time, by id."""
+        passing = (responses.c.status == "duplicate") & (responses.c.requested_at < micros(before))
+        with self.database.read() as db:
+            return list(db.execute(select(responses.c.request_id).where(passing).distinct()).scalars())
+
     def purge_deleted(self, *, before: float, now: float) -> int:
         """Drop the versions that were deleted before a time. Returns how many."""
         return self._drop(responses.c.deleted_at < micros(before), now=now)

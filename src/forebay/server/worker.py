@@ -20,24 +20,24 @@ WORKER_KEY = "worker"
 """What is rung when a Request was asked for."""
 
 # What a killed process had is due again within this, when nobody waits for it.
-_LOOK_FOR_THE_DEAD_S = 30.0
+_TEND_EVERY_S = 30.0
 
 
 def work(settings: Settings, *, wait: Callable[[float], bool]) -> None:
     """Fetch what is due and what is asked for, until *wait* (for so many seconds) says that it is enough. Then
     what runs is suspended, to be resumed by whoever comes next."""
     with Forebay(settings) as bay:
-        bay.take_over_from_the_dead()
+        bay.tend()
         bay.wakeups.sweep()
         scheduler = bay.scheduler()
         watch = bay.wakeups.watch(WORKER_KEY, scheduler.poke)  # before the first look: no ask falls between
         with _registered(bay):
             scheduler.start()
-            while not wait(_LOOK_FOR_THE_DEAD_S):
+            while not wait(_TEND_EVERY_S):
                 try:
-                    bay.take_over_from_the_dead()
+                    bay.tend()
                 except ForebayError as error:  # the catalog is out of reach for now
-                    log.warning("could not look for processes that are gone: %s", error)
+                    log.warning("could not tidy up: %s", error)
         watch.close()
         scheduler.stop()
 
