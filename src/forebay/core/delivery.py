@@ -49,7 +49,8 @@ class Content:
     the origin's words, whatever they are worth; *filename* is what to save it as. *fetched_at*: when the origin
     answered, Unix seconds. *size_bytes* and *sha256* (in hex) are `None` until they are known, *sha256* until
     the content is complete and verified. *extra*: more fields for answers that carry content or stand for it,
-    such as Cache-Control, Age, Cache-Status and Link.
+    such as Cache-Control, Age, Cache-Status and Link. *guarded*: it is not ours, and must not run as a page of
+    ours.
 
     Raises `InvalidValue` for an *etag* that is not strong and for an *extra* that cannot be sent.
     """
@@ -64,6 +65,7 @@ class Content:
     content_disposition: str | None = None
     filename: str | None = None
     extra: Pairs = ()
+    guarded: bool = True
 
     def __post_init__(self) -> None:
         if not is_strong_etag(self.etag):
@@ -198,7 +200,7 @@ def _describe(
 
 def _all_fields(incoming: Fields, content: Content, known: _Description, kind: str) -> list[tuple[str, str]]:
     """Those of a 200, and of a 206 without If-Range (section 15.3.7), but length and Content-Range."""
-    fields = [("ETag", content.etag), ("Accept-Ranges", "bytes"), ("Content-Type", kind), *_GUARDS]
+    fields = [("ETag", content.etag), ("Accept-Ranges", "bytes"), ("Content-Type", kind), *_guards(content)]
     if known.modified is not None:
         fields.append(("Last-Modified", known.modified))
     if known.coding is not None:
@@ -213,13 +215,17 @@ def _all_fields(incoming: Fields, content: Content, known: _Description, kind: s
 
 def _resumed_fields(incoming: Fields, content: Content, known: _Description) -> list[tuple[str, str]]:
     """What a 206 to an If-Range needs: the client has the other fields already (section 15.3.7)."""
-    fields = [("ETag", content.etag), ("Accept-Ranges", "bytes"), *_GUARDS]
+    fields = [("ETag", content.etag), ("Accept-Ranges", "bytes"), *_guards(content)]
     if known.modified is not None and not is_strong_etag(incoming.get("If-Range")):
         fields.append(("Last-Modified", known.modified))  # what this client combines its parts by
     # Unless asked for: the first part may have come while the content grew, when there was no digest yet.
     if known.digest is not None and _digest_preference(incoming):
         fields.append(("Repr-Digest", known.digest))
     return [*fields, *_beside(content)]
+
+
+def _guards(content: Content) -> Pairs:
+    return _GUARDS if content.guarded else ()
 
 
 def _beside(content: Content) -> list[tuple[str, str]]:

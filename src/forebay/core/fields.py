@@ -275,6 +275,18 @@ def media_type(value: str | None) -> str | None:
     return None if found is None else found[1].lower()
 
 
+def accepts_by_name(value: str | None, kind: str) -> bool:
+    """Whether an Accept field names *kind*, ``type/subtype``, or all of its type, and does not refuse it (RFC 9110
+    section 12.5.1). ``*/*`` names nothing: whoever sends it takes everything, and asked for nothing."""
+    best: tuple[int, bool] = (0, False)
+    for member in (value or "").split(","):
+        name, *parameters = (part.strip(" \t").lower() for part in member.split(";"))
+        exactness = 2 if name == kind else 1 if name == kind.partition("/")[0] + "/*" else 0
+        refused = any(re.fullmatch(r"q=0(?:\.0*)?", parameter) for parameter in parameters)
+        best = max(best, (exactness, not refused), key=lambda one: one[0])
+    return best[0] > 0 and best[1]
+
+
 # --- digests: RFC 9530 --------------------------------------------------------------------------------
 
 

@@ -117,7 +117,7 @@ class MutableHeaders(Headers):
                 given.add(name.lower())
 
 
-def _check(name: str, value: str) -> None:
+def _check(name: object, value: object) -> None:
     """Raise `InvalidHeader` for what would not arrive as it is; `TypeError` for what is no text."""
     if not isinstance(name, str) or not isinstance(value, str):
         raise TypeError(

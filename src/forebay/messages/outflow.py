@@ -49,7 +49,7 @@ class Source(Protocol):
 class StoredSource:
     """A content that is whole: the file behind *descriptor*."""
 
-    def __init__(self, descriptor: int, pool: Executor) -> None:
+    def __init__(self, descriptor: int, pool: Executor | None) -> None:
         self._descriptor, self._pool = descriptor, pool
 
     async def read(self, offset: int, size: int) -> bytes:

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from forebay.messages.asgi import Receive, Scope, Send
+from forebay.core.fields import Fields, accepts_by_name
+from forebay.errors import ClientGone, StateError
+from forebay.messages import outflow
+from forebay.messages.asgi import Receive, Receiving, Scope, Send
+from forebay.messages.framing import encoded, has_body
+from forebay.messages.problems import MEDIA_TYPE
+
+SPOOL_BYTES = 1 << 20
+"""What is kept of a body in memory; the rest is in a temporary file."""
+PIECE_BYTES = 256 << 10
+"""The most that goes out at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +28,7 @@ class Head:
     """The first part of an answer."""
 
     status: int
-    headers: tuple[tuple[str, str], ...]
+    fields: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +40,9 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Nothing comes any more: the answer is whole."""
+    """Nothing comes after these bytes: the answer is whole."""
+
+    data: bytes = b""
 
 
 Part = Head | Data | End
@@ -41,8 +57,7 @@ class Sink(Protocol):
         ...
 
     def put(self, part: Part) -> None:
-        """Take *part*; waits as long as the client does not. Raises `ClientGone`; `StateError` where waiting would
-        stop an event loop."""
+        """Take *part*; waits as long as the client does not. Raises `ClientGone`; `StateError` like `check`."""
         ...
 
     async def aput(self, part: Part) -> None:
@@ -50,43 +65,219 @@ class Sink(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise `StateError` where `put` would."""
+        """Raise `StateError` where `put` would make an event loop wait."""
         ...
 
     def body(self) -> bytes:
-        """What was taken of the body, where it is kept."""
+        """What was taken of the body, as far as it is kept."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held; nothing is taken any more."""
         ...
 
 
+class Recorder:
+    """A `Sink` that keeps everything."""
+
+    likes_problems = False
+
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        self.size = 0
+        # Closed by `close`, or when nobody has it any more.
+        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+
+    def put(self, part: Part) -> None:
+        """See `Sink.put`; never waits."""
+        if isinstance(part, Head):
+            self.head = part
+            return
+        self._file.seek(self.size)
+        self.size += self._file.write(part.data)
+
+    async def aput(self, part: Part) -> None:
+        """See `Sink.aput`."""
+        self.put(part)
+
+    def check(self) -> None:
+        """See `Sink.check`: nothing ever waits."""
+
+    def body(self) -> bytes:
+        """See `Sink.body`: all of it."""
+        return self.read(0, self.size)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A piece of the body."""
+        self._file.seek(offset)
+        return self._file.read(size)
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._file.close()
+
+
 class AsgiSink:
-    """A `Sink` that sends on one ASGI exchange; close it when the exchange is over."""
+    """A `Sink` that sends on one ASGI exchange, made in its event loop. Close it when the exchange is over: who
+    still waits in `put` then gets `ClientGone`."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, *, loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
-        raise NotImplementedError
+        self._scope, self._send = scope, send
+        self._loop = loop or asyncio.get_running_loop()
+        self._own = None if isinstance(receive, Receiving) else Receiving(receive)
+        self._receiving = self._own or receive
+        self._gone: asyncio.Task[None] | None = None
+        self._waits: set[asyncio.Timeout] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._closed = False
+        self._old = scope.get("http_version") in ("1", "1.0")  # granian's spelling, and ASGI's
+        self._length: int | None = None
+        self._sent = 0
+        self._carries = False
+        # Without a length, what breaks off looks whole to HTTP/1.0 (RFC 9112 section 8): it waits for its end.
+        self._held: tuple[Head, Recorder] | None = None
 
     @property
     def likes_problems(self) -> bool:
         """See `Sink.likes_problems`."""
-        raise NotImplementedError
+        fields = Fields((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._scope["headers"])
+        return accepts_by_name(fields.joined("Accept"), MEDIA_TYPE)
 
-    def put(self, part: Part) -> None:
-        """See `Sink.put`."""
-        raise NotImplementedError
-
-    async def aput(self, part: Part) -> None:
-        """See `Sink.aput`."""
-        raise NotImplementedError
+    # --- from both sides -------------------------------------------------------------------------------
 
     def check(self) -> None:
         """See `Sink.check`."""
-        raise NotImplementedError
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        raise StateError(
+            "this would make the event loop wait for the client: use `await response.aflush()`, `await "
+            "response.afinish()` or `await response.asend_error()` in a coroutine"
+        )
+
+    def put(self, part: Part) -> None:
+        """See `Sink.put`."""
+        self.check()
+        if self._closed:
+            raise ClientGone
+        coroutine = self.aput(part)
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # the loop is closed
+            coroutine.close()
+            raise ClientGone from None
+        try:
+            future.result()
+        except concurrent.futures.CancelledError:
+            raise ClientGone from None
+
+    async def aput(self, part: Part) -> None:
+        """See `Sink.aput`."""
+        if self._closed:
+            raise ClientGone
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._take(part)
+        finally:
+            self._tasks.discard(task)
 
     def body(self) -> bytes:
         """See `Sink.body`: what was sent is gone."""
-        raise NotImplementedError
+        return b""
 
     def close(self) -> None:
-        """Wait for nothing any more."""
-        raise NotImplementedError
+        """See `Sink.close`. In the event loop."""
+        self._closed = True
+        if self._gone is not None:
+            self._gone.cancel()
+        if self._own is not None:
+            self._own.close()
+        if self._held is not None:
+            self._held[1].close()
+        current = asyncio.current_task()
+        for task in self._tasks:
+            if task is not current:
+                task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def there(self, *, limit_s: float | None = None) -> AsyncIterator[None]:
+        """While the client is there: what is done meanwhile is cancelled when it goes, or after *limit_s*, and
+        `ClientGone` raised."""
+        if self._gone is None:
+            self._gone = self._loop.create_task(self._receiving_gone())
+        if self._gone.done():
+            raise ClientGone
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                self._waits.add(limit)
+                try:
+                    yield
+                finally:
+                    self._waits.discard(limit)
+        except TimeoutError:
+            if limit.expired():
+                raise ClientGone from None
+            raise
+
+    async def _receiving_gone(self) -> None:
+        assert isinstance(self._receiving, Receiving)
+        await self._receiving.gone()
+        for limit in self._waits:
+            limit.reschedule(self._loop.time())
+
+    # --- in the loop -----------------------------------------------------------------------------------
+
+    async def _take(self, part: Part) -> None:
+        match part:
+            case Head(status, fields):
+                self._carries = has_body(self._scope["method"], status)
+                lengths = [int(value) for name, value in fields if name.lower() == "content-length"]
+                self._length = lengths[0] if lengths and self._carries else None
+                if self._old and self._carries and self._length is None:
+                    self._held = part, Recorder()
+                else:
+                    await self._event(_start(part))
+            case Data(data):
+                await self._body(data, last=False)
+            case End(data):
+                await self._body(data, last=True)
+
+    async def _body(self, data: bytes, *, last: bool) -> None:
+        if not self._carries:
+            data = b""
+        self._sent += len(data)
+        if self._length is not None and (self._sent > self._length or (last and self._sent < self._length)):
+            raise StateError(f"expected a body of Content-Length: {self._length} bytes, got {self._sent}")
+        if self._held is None:
+            await self._pieces(data, last=last)
+            return
+        head, body = self._held
+        await asyncio.to_thread(body.put, Data(data))
+        if last:
+            await self._event(_start(Head(head.status, (*head.fields, ("Content-Length", str(body.size))))))
+            for offset in range(0, body.size, PIECE_BYTES):
+                piece = await asyncio.to_thread(body.read, offset, PIECE_BYTES)
+                await self._event({"type": "http.response.body", "body": piece, "more_body": True})
+            await self._event({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pieces(self, data: bytes, *, last: bool) -> None:
+        """Send *data*; an empty one only where it is the last."""
+        for offset in range(0, len(data), PIECE_BYTES):
+            piece = data[offset : offset + PIECE_BYTES]
+            more = not last or offset + PIECE_BYTES < len(data)
+            await self._event({"type": "http.response.body", "body": piece, "more_body": more})
+        if last and not data:
+            await self._event({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _event(self, event: dict[str, object]) -> None:
+        async with self.there(limit_s=outflow.STALL_S):
+            await self._send(event)
+
+
+def _start(head: Head) -> dict[str, object]:
+    return {"type": "http.response.start", "status": head.status, "headers": encoded(head.fields)}
