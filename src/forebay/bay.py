@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, overload
 
 from pydantic import ValidationError
 
@@ -48,6 +48,7 @@ from forebay.fetch.tickets import Ticket
 from forebay.fetch.told import progress_of, told, total_of
 from forebay.fetch.transfer import Job
 from forebay.fetch.transport import Transport
+from forebay.functions.registry import Registry
 from forebay.housekeeping import Housekeeping, Touches
 from forebay.models import (
     UNDER_WAY,
@@ -66,14 +67,19 @@ from forebay.settings import Settings
 from forebay.trust import system_ca_file
 from forebay.wishes import Wish, is_request_id, strategy_of, the_one, wishes
 
+if TYPE_CHECKING:
+    from forebay.server.mounted import Mounted
+
 log = logging.getLogger("forebay")
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Forebay:
     """A folder of versions, and the downloads that fill it. Usable from any thread; close it when done.
 
-    Its parts (``catalog``, ``frontier``, ``store``, ``partials``, ``owner``, ``wakeups``) are for what is built on
-    it within Forebay, such as the server.
+    Its parts (``catalog``, ``frontier``, ``store``, ``partials``, ``owner``, ``wakeups``, ``functions``) are for
+    what is built on it within Forebay, such as the server.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -121,6 +127,8 @@ class Forebay:
             extension_for=extension_for,
             after_finish=self._house.after,
         )
+        self.functions = Registry(self)
+        self._at_close: list[Callable[[], None]] = []
         self._closed = False
 
     def _make_transport(self) -> Transport:
@@ -142,6 +150,8 @@ class Forebay:
         if self._closed:
             return
         self._closed = True
+        for call in self._at_close:
+            call()
         self._fetcher.close()
         try:
             self._touches.write()
@@ -501,6 +511,78 @@ class Forebay:
             quota_bytes=self.settings.quota_bytes,
             free_bytes=shutil.disk_usage(self.folder).free,
         )
+
+    # --- functions -------------------------------------------------------------------------------------
+
+    @overload
+    def expose(self, call: F, /) -> F: ...
+    @overload
+    def expose(
+        self,
+        call: None = None,
+        /,
+        *,
+        name: str | None = None,
+        get: bool = False,
+        requires: str = "call",
+        time_limit_s: float | None = None,
+    ) -> Callable[[F], F]: ...
+    def expose(
+        self,
+        call: F | None = None,
+        /,
+        *,
+        name: str | None = None,
+        get: bool = False,
+        requires: str = "call",
+        time_limit_s: float | None = None,
+    ) -> Any:
+        """Have clients of a server call a function, at ``/v1/call/{name}``: a decorator. The function itself stays
+        as it is.
+
+        *name*: the function's, unless given; may have ``/`` in it. Without *get* only POST calls it. *requires*:
+        the scope that a token must have. *time_limit_s*: until its answer has begun; the server's, unless given.
+        Raises `InvalidValue`, also for a parameter that nobody could fill.
+        """
+
+        def note(call: F) -> F:
+            self.functions.expose(call, name=name, get=get, requires=requires, time_limit_s=time_limit_s)
+            return call
+
+        return note if call is None else note(call)
+
+    def handle(
+        self,
+        path: str,
+        *,
+        verbs: Sequence[str] = ("GET",),
+        requires: str = "call",
+        time_limit_s: float | None = None,
+    ) -> Callable[[F], F]:
+        """Have a function answer at a path of its own, such as ``/start/{rest:path}``: a decorator. What stands in
+        the places of *path* fills parameters of those names. No path of the server's own can be had. The rest is as
+        with `expose`."""
+
+        def note(call: F) -> F:
+            self.functions.handle(call, path, verbs=verbs, requires=requires, time_limit_s=time_limit_s)
+            return call
+
+        return note
+
+    def asgi(self, **settings: Any) -> Mounted:
+        """The whole server as an ASGI application, to be mounted into another: ``app.mount("/bay", bay.asgi())``.
+
+        It starts at the first request, and ends when this is closed; what it fetches, it fetches in this process.
+        *settings* are those of `forebay.settings.ServerSettings`. It answers for loopback names only, unless
+        ``allow_hosts`` names others: without a token, whoever reaches it may do everything.
+        """
+        from forebay.server.mounted import Mounted
+
+        return Mounted(self, **settings)
+
+    def at_close(self, call: Callable[[], None]) -> None:
+        """Have *call* called when this is closed, before anything else is."""
+        self._at_close.append(call)
 
     # --- due work --------------------------------------------------------------------------------------
 

@@ -421,13 +421,37 @@ class FunctionsNotLoaded(RequestError):
 
 
 class FunctionFailed(ForebayError):
-    """An exposed function failed. What went wrong is in the server's log, for it may name anything."""
+    """An exposed function failed. What went wrong is in the server's log, for it may name anything. *origin*: what
+    it needed of somebody else could not be had; then ``code``, ``status`` and ``retryable`` are of that."""
 
     code = "function_failed"
     status = 500
 
+    def __init__(self, *, origin: OriginError | None = None) -> None:
+        super().__init__(origin)
+        self.origin = origin
+        if origin is not None:
+            self.code, self.status = origin.code, origin.status  # type: ignore[misc]
+            self.retryable = origin.retryable  # type: ignore[misc]
+
     def __str__(self) -> str:
-        return "the function failed; the server's log says how, under this id"
+        how = "the function failed" if self.origin is None else "what the function has to fetch could not be had"
+        return f"{how}; the server's log says more, under this id"
+
+
+class FunctionStalled(ForebayError):
+    """A function did not go on with its answer, or nobody took it; it was broken off."""
+
+    code = "function_stalled"
+    status = 504
+    retryable = True
+
+    def __init__(self, *, limit_s: float) -> None:
+        super().__init__(limit_s)
+        self.limit_s = limit_s
+
+    def __str__(self) -> str:
+        return f"expected the answer to go on within {self.limit_s:g} s; it did not, and was broken off"
 
 
 class FunctionsBusy(ForebayError):

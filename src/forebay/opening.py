@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -52,8 +53,26 @@ def open(where: str | Path | None = None, **settings: Any) -> Forebay | RemoteFo
     return RemoteForebay(remote, direct=lambda: open_folder(remote.cache / _DIRECT))
 
 
+_Make = Callable[[Path | None, dict[str, Any]], "Forebay"]
+_made_by: _Make | None = None
+
+
+@contextmanager
+def opened_by(make: _Make) -> Iterator[None]:
+    """Meanwhile, whatever folder is opened in this process is made by *make*, of a folder, if one is named, and
+    settings: a server loads functions."""
+    global _made_by  # noqa: PLW0603 - what opens is somebody else's code, with no way to hand it something
+    _made_by = make
+    try:
+        yield
+    finally:
+        _made_by = None
+
+
 def open_folder(folder: str | Path | None = None, **settings: Any) -> Forebay:
     """The `Forebay` on *folder*, whatever the environment says of a server."""
+    if _made_by is not None:
+        return _made_by(None if folder is None else Path(folder), settings)
     from forebay.bay import Forebay
 
     if folder is not None:
@@ -88,7 +107,7 @@ def _server(where: str | Path | None, settings: dict[str, Any]) -> str | None:
     if isinstance(where, str) and re.match(r"https?://", where, re.IGNORECASE):
         return where
     # Settings of a folder mean a folder.
-    if where is not None or settings.keys() - RemoteSettings.model_fields.keys():
+    if where is not None or settings.keys() - RemoteSettings.model_fields.keys() or _made_by is not None:
         return None
     return settings.pop("server", None) or os.environ.get("FOREBAY_SERVER") or None
 

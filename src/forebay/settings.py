@@ -103,7 +103,7 @@ class Settings(BaseSettings):
             return tuple(part for part in value.replace(",", " ").split() if part)
         return value
 
-    @field_validator("quota_bytes", "max_size_bytes", mode="before")
+    @field_validator("quota_bytes", "max_size_bytes", "function_body_bytes", mode="before", check_fields=False)
     @classmethod
     def _size(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value
@@ -168,6 +168,28 @@ class ServerSettings(Settings):
     )
     drain_s: int = Field(
         default=20, ge=1, le=3600, description="How long answers may go on once the server was told to stop."
+    )
+    functions: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Functions to expose: a Python file, or `module:bay`; `file.py:bay` for one of several there.",
+    )
+    function_threads: int = Field(
+        default=16, ge=1, le=1000, description="Functions that are no coroutines at once, in one API process."
+    )
+    function_queue: int = Field(
+        default=64, ge=0, le=100_000, description="Calls that wait for such a thread; beyond that, 503."
+    )
+    function_time_limit_s: float = Field(
+        default=60.0, gt=0, description="Until a function's answer has begun; then 504. Each may have its own."
+    )
+    function_stall_limit_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="For a function to go on with an answer that has begun, or its reader; then it is broken off.",
+    )
+    function_body_bytes: int = Field(
+        default=1024**3, gt=0, description="The largest body of a call. JSON and forms without files: 16 MiB."
     )
 
 

@@ -72,6 +72,13 @@ def serve(  # as long as its options: Typer reads them from the parameters
             help="A name that it answers for, besides its address: the one that clients use.",
         ),
     ] = None,
+    functions: Annotated[
+        str | None,
+        typer.Option(
+            "--functions", metavar="TARGET", show_default=False,
+            help="Let clients call the functions of a Python file, or of module:bay.",
+        ),
+    ] = None,
     insecure: Annotated[
         bool | None,
         typer.Option(
@@ -85,14 +92,24 @@ def serve(  # as long as its options: Typer reads them from the parameters
     """Serve a folder over HTTP: a REST API, and the content of any URL below /r/.
 
     Loopback and private origins are refused unless allowed: whoever reaches the server could reach them. SIGTERM
-    drains; a second one ends at once.
+    drains; a second one ends at once. With --functions, the folder is the one that the file opens, unless --data
+    names another.
 
     Example: forebay serve --port 8008
     """
     settings = _settings(
         data, host=host, port=port, workers=workers, tls_cert=tls_cert, tls_key=tls_key,
         allow_hosts=allow_host, insecure=insecure, allow_networks=allow_network, allow_private=allow_private,
+        functions=functions,
     )  # fmt: skip
+    found = None
+    if settings.functions is not None:
+        from forebay.server.loading import find_functions
+
+        found = find_functions(settings, keep_folder=data is not None)
+        settings = settings.model_copy(update={"data": found.folder})
+        for name in found.ignored:
+            show.warn(f"{settings.functions} opens its folder with {name}; here, the server's settings hold")
     from forebay.server.run import serve
 
     def announce(base: str, needs_token: bool) -> None:
@@ -100,9 +117,13 @@ def serve(  # as long as its options: Typer reads them from the parameters
         show.say(f"listening on {base}")
         show.say(f"data: {settings.data.expanduser().absolute()}")
         show.say(f"try: curl{token} {base}/r/https://www.rfc-editor.org/rfc/rfc9110.txt")
+        if found is not None:
+            show.say(f"functions: {', '.join(found.functions)}")
         show.say(f"API: {base}/docs")
 
-    return serve(settings, worker=_worker_command(settings), announce=announce, tell=show.warn)
+    number = None if found is None else found.number
+    command = _worker_command(settings)
+    return serve(settings, worker=command, announce=announce, tell=show.warn, number=number)
 
 
 def _worker_command(settings: ServerSettings) -> list[str]:

@@ -160,9 +160,11 @@ class Binding:
             raise InvalidValue(JSON_PARAMETER, expected=expected, got="both")
         return self.from_json(texts[0].encode("utf-8"), where=JSON_PARAMETER)
 
-    def from_json(self, document: bytes, *, where: str = "body") -> dict[str, Any]:
-        """The values of a JSON object, by name, or array, in the order of the parameters. Raises `InvalidValue`
-        naming the first one that is wrong, `BodyInvalid`."""
+    def from_json(
+        self, document: bytes, *, where: str = "body", also: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The values of a JSON object, by name, or array, in the order of the parameters; *also*: of which these
+        are known already. Raises `InvalidValue` naming the first one that is wrong, `BodyInvalid`."""
         try:
             found = from_json(document, allow_inf_nan=False)
         except ValueError as error:
@@ -181,6 +183,8 @@ class Binding:
             raise InvalidValue(where, expected=expected, got=type(found).__name__)
         for name in found:
             self._check_name(name)
+        if also:
+            document = to_json(found | {name: text for name, text in also.items() if name in self._names})
         try:
             # As JSON, not as what it was read to: only that may be a tuple, bytes or a time where types are strict.
             values: dict[str, Any] = self._adapter.validate_json(document)

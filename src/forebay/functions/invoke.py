@@ -119,13 +119,7 @@ async def invoke(
 
 
 def _was_used(response: BufferedServerResponse) -> bool:
-    return bool(
-        response.headers_sent()
-        or response.finished()
-        or response.headers()
-        or response.status_code() != 200
-        or response.data()
-    )
+    return bool(response.headers_sent() or response.headers() or response.status_code() != 200 or response.data())
 
 
 def answer_of(result: object) -> Answer:

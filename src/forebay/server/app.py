@@ -9,7 +9,9 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
+from forebay.bay import Forebay
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.errors import MethodRefused
 from forebay.messages.problems import note_if_ours
@@ -28,6 +30,7 @@ from forebay.server.bodies import (
 )
 from forebay.server.deliver import Delivery
 from forebay.server.door import Door
+from forebay.server.functions import Calls
 from forebay.server.problems import SECURITY_FIELDS, send_problem
 from forebay.settings import ServerSettings
 
@@ -42,10 +45,12 @@ _OPEN = frozenset({"/", "/docs", "/openapi.json", "/readyz"})
 
 class Application:
     """One API process's application. The basin is opened and closed with the server's lifespan; *started* is
-    called when it is open."""
+    called when it is open. *bay*: the open one that it is for."""
 
-    def __init__(self, settings: ServerSettings, *, started: Callable[[], None] = lambda: None) -> None:
-        self._settings, self._started = settings, started
+    def __init__(
+        self, settings: ServerSettings, *, bay: Forebay | None = None, started: Callable[[], None] = lambda: None
+    ) -> None:
+        self._settings, self._bay, self._started = settings, bay, started
         self._basin: Basin | None = None
         self._access: Access | None = None
         self._api: Any = None
@@ -64,26 +69,45 @@ class Application:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            self._basin = Basin(self._settings)
-            hosts = Hosts.of(self._settings.host, self._settings.allow_hosts)
-            self._api = make_api(self._basin)
-            self._delivery = delivery = Delivery(self._basin)
-            self._access = Access(self._basin.bay.tokens, delivery.reader, delivery.until_commit(), hosts)
-            self._door = Door(self._basin, self._delivery)
-            self._basin.start(self._access.write_uses)
+            self.start()
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         self._started()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self._delivery.close()
-        await self._basin.close()
+        self._close()
+        if self._basin is not None:
+            await self._basin.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    def start(self) -> None:
+        """Open everything; in the event loop."""
+        basin = Basin(self._settings, bay=self._bay)
+        hosts = Hosts.of(self._settings.host, self._settings.allow_hosts)
+        self._api = make_api(basin)
+        self._delivery = delivery = Delivery(basin)
+        self._access = Access(basin.bay.tokens, delivery.reader, delivery.until_commit(), hosts)
+        self._door = Door(basin, delivery)
+        self._calls = Calls(basin, delivery)
+        basin.start(self._access.write_uses)
+        self._basin = basin
+
+    def abandon(self) -> None:
+        """Close everything but the Forebay, from whatever thread; nobody asks any more."""
+        if self._basin is not None:
+            self._close()
+            self._basin.abandon()
+
+    def _close(self) -> None:
+        self._calls.close()
+        self._delivery.close()
 
     # --- one request -----------------------------------------------------------------------------------
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("root_path"):
+            scope = _unmounted(scope)
         sent = _Sent(send)
         try:
             await self._answer(scope, receive, sent)
@@ -116,12 +140,17 @@ class Application:
                 scope, receive, sent, granted=granted, request_id=content[1], version=content[2]
             )
             return
+        if await self._calls.handle(scope, receive, sent, check=self._check_call):
+            return
         granted = self._check(scope, None if path in _OPEN else scope_needed(self._api, scope))
         await self._answer_json({**scope, "forebay.granted": granted}, receive, sent)
 
     def _check(self, scope: Scope, need: TokenScope | None, *, door: bool = False) -> Granted:
         assert self._access is not None
         return self._access.check(scope, need, door=door)
+
+    def _check_call(self, scope: Scope, need: TokenScope) -> Granted:
+        return self._check(scope, need, door=True)  # a GET of a function may do something, too
 
     async def _answer_json(self, scope: Scope, receive: Receive, sent: _Sent) -> None:
         body = await read_body(scope, receive)
@@ -130,10 +159,24 @@ class Application:
             check_json(scope, may_be_silent=silent)
             check_document(body)
         inner, whole = as_json(scope, body)
+        if "forebay.outer" in scope:  # Starlette takes root_path off by itself
+            inner.update({name: scope["forebay.outer"].get(name) for name in ("path", "raw_path")})
         answer = _JsonAnswer(sent, head=scope["method"] == "HEAD")
         if scope["method"] == "HEAD":
             inner["method"] = "GET"
         await self._api(inner, whole, answer)
+
+
+def _unmounted(scope: Scope) -> Scope:
+    """*scope* with a path of ours, where another application has mounted this one (``root_path``)."""
+    root: str = scope["root_path"].rstrip("/")
+    if not scope["path"].startswith(root + "/"):
+        return {**scope, "path": scope["path"] if scope["path"] != root else "/"}
+    path = scope["path"].removeprefix(root)
+    raw, encoded = scope.get("raw_path"), quote(root).encode("ascii")
+    # However the mounting application has spelled it, its path has as many slashes.
+    raw = quote(path).encode("ascii") if raw is None else b"/" + raw.split(b"/", encoded.count(b"/") + 1)[-1]
+    return {**scope, "path": path, "raw_path": raw, "forebay.outer": scope}
 
 
 class _Sent:

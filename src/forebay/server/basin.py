@@ -103,11 +103,12 @@ class Changes:
 
 
 class Basin:
-    """The folder, for the coroutines of one API process. Make it, `start` it in the loop, `close` it."""
+    """The folder, for the coroutines of one API process. Make it, `start` it in the loop, `close` it. *bay*: the
+    open one that it is for."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, *, bay: Forebay | None = None) -> None:
         self.settings = settings
-        self.bay = Forebay(settings)
+        self.bay = Forebay(settings) if bay is None else bay
         self.wakeups = self.bay.wakeups
         self.now = unix_now
         self._pool = ThreadPoolExecutor(_THREADS, "forebay-catalog")
@@ -129,6 +130,18 @@ class Basin:
             await self._write_gathered()
         await self.run(self.bay.close)
         self._pool.shutdown()
+
+    def abandon(self) -> None:
+        """The same from any thread, also when the event loop is gone; but the Forebay stays open."""
+        if self._keeper is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._keeper.get_loop().call_soon_threadsafe(self._keeper.cancel)
+        for write in self._gathered:
+            try:
+                write()
+            except ForebayError as error:
+                log.warning("times of use were not written: %s", error)
+        self._pool.shutdown(wait=False)
         self._reading_pool.shutdown()
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

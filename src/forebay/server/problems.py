@@ -6,7 +6,7 @@ what nobody foresaw may name anything: both go to the log, and the client gets t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from forebay.errors import (
@@ -77,11 +77,19 @@ def _challenge(more: str) -> bytes:
     return b'Bearer realm="forebay"' + more.encode("ascii")
 
 
-async def send_problem(send: Send, error: Exception, *, head: bool = False, fields: Iterable[Field] = ()) -> None:
-    """Answer with *error* as a whole ASGI response. *head*: without its body (RFC 9110 section 9.3.2). *fields*
-    come on top of those that each problem has."""
+async def send_problem(
+    send: Send,
+    error: Exception,
+    *,
+    head: bool = False,
+    fields: Iterable[Field] = (),
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Answer with *error* as a whole ASGI response. *head*: without its body (RFC 9110 section 9.3.2). *fields* and
+    *more* of the document come on top of those that each problem has."""
     note_if_ours(error)
     status, document = problem_of(error)
+    document |= more or {}
     body = problem_body(document)
     every = [*problem_fields(error), (b"content-length", b"%d" % len(body)), *fields]
     await send({"type": "http.response.start", "status": status, "headers": every})

@@ -15,19 +15,32 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from forebay.errors import FunctionsNotLoaded
 from forebay.settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.02
 
 
-def load(settings: ServerSettings) -> Any:
-    """The application; called in a new API process, before its event loop runs."""
+def load(settings: ServerSettings, number: int | None = None) -> Any:
+    """The application; called in a new API process, before its event loop runs. *number*: that of the Forebay with
+    functions (`forebay.server.loading.Found`)."""
     _finish_first()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     from forebay.server.app import Application
 
-    return Application(settings, started=_heed)
+    bay = None
+    if number is not None:
+        from forebay.server.loading import load_functions
+
+        try:
+            bay = load_functions(settings, number=number)
+        except FunctionsNotLoaded as error:  # though it could be a moment ago
+            log.error("%s", error)
+            raise SystemExit(1) from None
+    return Application(settings, bay=bay, started=_heed)
 
 
 def _finish_first() -> None:

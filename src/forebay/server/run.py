@@ -57,10 +57,12 @@ _SUSPEND_S = 15.0
 _CONNECT_EVERY_S = 0.02
 
 
-def serve(settings: ServerSettings, *, worker: Sequence[str], announce: Announce, tell: Tell) -> int:
+def serve(
+    settings: ServerSettings, *, worker: Sequence[str], announce: Announce, tell: Tell, number: int | None = None
+) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. *worker*: the command of the fetch worker, which ends when its
     stdin does. *announce* gets the base URL once connections are accepted, and whether a token is needed; *tell*,
-    what goes on.
+    what goes on. *number*: that of the Forebay with functions (`forebay.server.loading.Found`).
 
     Raises `InvalidValue`, `PortTaken`, `StorageError`.
     """
@@ -79,7 +81,7 @@ def serve(settings: ServerSettings, *, worker: Sequence[str], announce: Announce
             target=partial(_announce, address, base, partial(announce, base, closed)), daemon=True
         ).start()
         try:
-            server.serve(target_loader=partial(load, settings), wrap_loader=False)
+            server.serve(target_loader=partial(load, settings, number), wrap_loader=False)
         except SystemExit as end:
             # Whoever tells all processes to stop tells those first, perhaps, that have nothing to do.
             if end.code and not stop.told:

@@ -27,19 +27,24 @@ def work(settings: Settings, *, wait: Callable[[float], bool]) -> None:
     """Fetch what is due and what is asked for, until *wait* (for so many seconds) says that it is enough. Then
     what runs is suspended, to be resumed by whoever comes next."""
     with Forebay(settings) as bay:
-        bay.tend()
-        bay.wakeups.sweep()
-        scheduler = bay.scheduler()
-        watch = bay.wakeups.watch(WORKER_KEY, scheduler.poke)  # before the first look: no ask falls between
-        with _registered(bay):
-            scheduler.start()
-            while not wait(_TEND_EVERY_S):
-                try:
-                    bay.tend()
-                except ForebayError as error:  # the catalog is out of reach for now
-                    log.warning("could not tidy up: %s", error)
-        watch.close()
-        scheduler.stop()
+        work_for(bay, wait=wait)
+
+
+def work_for(bay: Forebay, *, wait: Callable[[float], bool]) -> None:
+    """The same for *bay*; what runs then goes on until that is closed."""
+    bay.tend()
+    bay.wakeups.sweep()
+    scheduler = bay.scheduler()
+    watch = bay.wakeups.watch(WORKER_KEY, scheduler.poke)  # before the first look: no ask falls between
+    with _registered(bay):
+        scheduler.start()
+        while not wait(_TEND_EVERY_S):
+            try:
+                bay.tend()
+            except ForebayError as error:  # the catalog is out of reach for now
+                log.warning("could not tidy up: %s", error)
+    watch.close()
+    scheduler.stop()
 
 
 @contextlib.contextmanager
