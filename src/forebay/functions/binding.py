@@ -187,7 +187,7 @@ class Binding:
             document = to_json(found | {name: text for name, text in also.items() if name in self._names})
         try:
             # As JSON, not as what it was read to: only that may be a tuple, bytes or a time where types are strict.
-            values: dict[str, Any] = self._adapter.validate_json(document)
+            values: dict[str, Any] = self.adapter.validate_json(document)
         except ValidationError as error:
             raise invalid(error) from None
         return values
@@ -198,7 +198,8 @@ class Binding:
             raise InvalidValue(name[:80], expected=f"one of {known}" if self._names else known, got=name)
 
     @cached_property
-    def _adapter(self) -> TypeAdapter[Any]:
+    def adapter(self) -> TypeAdapter[Any]:
+        """What checks all of *asked* at once."""
         return _adapter(
             {
                 parameter.name: parameter.annotation if parameter.is_required else NotRequired[parameter.annotation]
@@ -249,7 +250,7 @@ def bind(call: Callable[..., Any], *, owner: object) -> Binding:
     binding = Binding(tuple(asked), supplied, tuple(positional), signature.return_annotation)
     if list(supplied.values()).count("response") > 1:
         raise InvalidValue(str(call), expected="one response to fill", got="several")
-    _ = binding._adapter  # now, not at the first call
+    _ = binding.adapter  # now, not at the first call
     return binding
 
 

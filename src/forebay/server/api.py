@@ -16,10 +16,12 @@ import forebay
 from forebay.api_models import Health, Problem
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.errors import BodyInvalid, ForebayError, InvalidValue, MethodRefused, RequestError, UnknownPath
+from forebay.functions.registry import Registry
 from forebay.messages.problems import note_if_ours, problem_body
 from forebay.server.apidocs import POLICY, content_paths, page
 from forebay.server.basin import Basin
 from forebay.server.bodies import Scope
+from forebay.server.functiondocs import function_paths
 from forebay.server.own import make_own_router
 from forebay.server.problems import problem, problem_fields, problem_of
 from forebay.server.requests import SCOPE, Answers, make_router
@@ -45,6 +47,10 @@ PROBLEMS: Answers = {status: {"description": meaning, "content": _PROBLEM} for s
 FETCH_PROBLEMS: Answers = {
     502: {"description": "The origin failed, and no version is stored.", "content": _PROBLEM},
     504: {"description": "The origin cannot be reached, and no version is stored.", "content": _PROBLEM},
+}
+CALL_PROBLEMS: Answers = {
+    503: {"description": "Too many calls run and wait already.", "content": _PROBLEM},
+    504: {"description": "The function did not begin its answer in time.", "content": _PROBLEM},
 }
 
 
@@ -87,6 +93,7 @@ def make_api(basin: Basin) -> FastAPI:
     api.add_api_route("/openapi.json", openapi_json, include_in_schema=False)
     api.add_api_route("/docs", docs, include_in_schema=False)
     api.add_api_route("/", root, include_in_schema=False)
+    api.state.functions = basin.bay.functions
     api.state.every_route = [*api.routes, *(route for router in routers for route in router.routes)]
     api.add_exception_handler(RequestValidationError, _on_invalid)
     api.add_exception_handler(HTTPException, _on_http)
@@ -111,7 +118,7 @@ def scope_needed(api: FastAPI, scope: Scope) -> TokenScope:
 
 
 def document_of(api: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of *api*, and of what plain handlers answer beside it."""
+    """The OpenAPI document of *api*, of what plain handlers answer beside it, and of the exposed functions."""
     document = api.openapi()
     if "securitySchemes" not in document["components"]:
         document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
@@ -121,7 +128,12 @@ def document_of(api: FastAPI) -> dict[str, Any]:
         }
         document["security"] = [{}, {"bearer": []}, {"basic": []}]  # {}: while no token exists
         document["paths"] |= content_paths({**PROBLEMS, **FETCH_PROBLEMS})
-    return document
+    functions: Registry = api.state.functions
+    if not functions:
+        return document
+    paths, schemas = function_paths(functions, PROBLEMS | CALL_PROBLEMS)
+    components = document["components"] | {"schemas": document["components"]["schemas"] | schemas}
+    return document | {"paths": document["paths"] | paths, "components": components}
 
 
 # --- errors ---------------------------------------------------------------------------------------------

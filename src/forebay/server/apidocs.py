@@ -27,7 +27,7 @@ POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'
 """The page's Content-Security-Policy."""
 
 _PROBLEM_TYPE = "application/problem+json"
-_METHODS = ("get", "put", "post", "delete")
+_METHODS = ("get", "put", "post", "delete", "patch", "options")
 
 
 def page(document: dict[str, Any], *, base: str) -> str:
@@ -61,14 +61,18 @@ def _operation(path: str, method: str, operation: dict[str, Any], base: str) -> 
             cells = (
                 parameter["name"],
                 parameter["in"],
-                _type(parameter["schema"]),
+                _type(_schema(parameter)),
                 parameter.get("description", ""),
             )
             yield "<tr>" + "".join(f"<td>{escape(str(cell))}" for cell in cells)
         yield "</table>"
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-    if body is not None:
-        yield f"<p>Body: <code>{escape(_type(body))}</code></p>"
+    kinds = operation.get("requestBody", {}).get("content", {})
+    body = kinds.get("application/json", {}).get("schema")
+    if kinds:
+        (kind, shown), *_ = kinds.items()
+        what = "" if kind == "application/json" else f" as {kind}"
+        yield f"<p>Body: <code>{escape(_type(shown['schema']))}</code>{escape(what)}</p>"
+        yield from _properties(shown["schema"])
     answers = sorted(operation["responses"].items())
     yield "<table><tr><th>Status<th>Meaning<th>Body"
     for status, answer in answers:
@@ -79,6 +83,12 @@ def _operation(path: str, method: str, operation: dict[str, Any], base: str) -> 
     problems = [status for status, answer in answers if _PROBLEM_TYPE in answer.get("content", {})]
     yield f"<tr><td>{escape(', '.join(problems))}<td>Something was wrong.<td>Problem</table>"
     yield f"<pre>{escape(_curl(path, method, body is not None, base))}</pre></details>"
+
+
+def _schema(part: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter, which may be JSON in a text."""
+    found: dict[str, Any] = part.get("schema") or part["content"]["application/json"]["schema"]
+    return found
 
 
 def _prose(part: dict[str, Any]) -> str:
@@ -96,12 +106,20 @@ def _curl(path: str, method: str, has_body: bool, base: str) -> str:
 
 def _model(name: str, schema: dict[str, Any]) -> Iterator[str]:
     yield f'<details id="{escape(name)}"><summary><code>{escape(name)}</code></summary>'
-    yield f"<p>{_prose(schema)}</p><table><tr><th>Field<th>Type<th>Default"
+    yield f"<p>{_prose(schema)}</p>"
+    yield from _properties(schema)
+    yield "</details>"
+
+
+def _properties(schema: dict[str, Any]) -> Iterator[str]:
+    if "properties" not in schema:
+        return
+    yield "<table><tr><th>Field<th>Type<th>Default"
     needed = schema.get("required", [])
     for field, part in schema.get("properties", {}).items():
         default = "needed" if field in needed else json.dumps(part["default"]) if "default" in part else ""
         yield f"<tr><td><code>{escape(field)}</code><td>{escape(_type(part))}<td>{escape(default)}"
-    yield "</table></details>"
+    yield "</table>"
 
 
 def _type(schema: dict[str, Any]) -> str:
