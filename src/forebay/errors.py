@@ -524,6 +524,198 @@ class ClientGone(RequestError):
         return "the client went away, or broke off what it sent; nobody reads an answer"
 
 
+# --- the caller's: uploads ----------------------------------------------------------------------------
+
+
+class UnknownUpload(RequestError):
+    """No upload has this id, or it is somebody else's."""
+
+    code = "upload_unknown"
+    status = 404
+
+    def __init__(self, uid: str) -> None:
+        super().__init__(uid)
+        self.uid = uid
+
+    def __str__(self) -> str:
+        return f"no upload {self.uid[:40]!r} is known; begin a new one"
+
+
+class UploadExpired(RequestError):
+    """The upload was not completed, published or used in time."""
+
+    code = "upload_expired"
+    status = 410
+
+    def __init__(self, uid: str) -> None:
+        super().__init__(uid)
+        self.uid = uid
+
+    def __str__(self) -> str:
+        return f"the time of upload {self.uid} is over; begin a new one"
+
+
+class UploadIncomplete(RequestError):
+    """Something of the upload has not arrived. ``missing``: half-open spans of bytes, or of chunk numbers where
+    ``counted`` is ``chunks``; empty while the length is not known."""
+
+    code = "upload_incomplete"
+    status = 409
+    retryable = True
+
+    def __init__(self, uid: str, *, missing: tuple[tuple[int, int], ...], counted: str = "bytes") -> None:
+        super().__init__(uid, missing, counted)
+        self.uid, self.missing, self.counted = uid, missing, counted
+
+    def __str__(self) -> str:
+        spans = ", ".join(f"{start} to {stop - 1}" for start, stop in self.missing[:5])
+        more = f" and {len(self.missing) - 5} more spans" if len(self.missing) > 5 else ""
+        which = f"{self.counted} {spans}{more} have" if self.missing else "its length has"
+        return f"upload {self.uid} is not whole: {which} not arrived; send what is missing"
+
+
+class UploadMismatch(RequestError):
+    """What arrived is not what was declared: its size or its digest. The upload stays, for a retry."""
+
+    code = "upload_mismatch"
+    status = 422
+
+    def __init__(self, uid: str, *, what: str, expected: str, got: str) -> None:
+        super().__init__(uid, what, expected, got)
+        self.uid, self.what, self.expected, self.got = uid, what, expected, got
+
+    def __str__(self) -> str:
+        return (
+            f"upload {self.uid}: expected {self.what} {self.expected}, got {self.got}; it stays, to be mended or "
+            "begun anew"
+        )
+
+
+class ChecksumMismatch(RequestError):
+    """The bytes of one message do not have the checksum that came with them; they were dropped."""
+
+    code = "upload_checksum_mismatch"
+    status = 422
+    retryable = True
+
+    def __init__(self, *, algorithm: str, expected: str, got: str) -> None:
+        super().__init__(algorithm, expected, got)
+        self.algorithm, self.expected, self.got = algorithm, expected, got
+
+    def __str__(self) -> str:
+        return f"expected {self.algorithm} {self.expected}, got {self.got}; the bytes were dropped, send them again"
+
+
+class OffsetMismatch(RequestError):
+    """Bytes are not for the place where the upload goes on."""
+
+    code = "upload_offset_mismatch"
+    status = 409
+
+    def __init__(self, *, expected: int, got: int) -> None:
+        super().__init__(expected, got)
+        self.expected, self.got = expected, got
+
+    def __str__(self) -> str:
+        return f"expected the bytes from offset {self.expected} on, got those from {self.got} on"
+
+
+class LengthMismatch(RequestError):
+    """The length of an upload is not what was said before, or less than what has arrived."""
+
+    code = "upload_length_mismatch"
+    status = 400
+
+    def __init__(self, *, expected: str, got: int) -> None:
+        super().__init__(expected, got)
+        self.expected, self.got = expected, got
+
+    def __str__(self) -> str:
+        return f"expected a length of {self.expected} bytes, got {self.got}"
+
+
+class UploadTooLarge(RequestError):
+    """More bytes than an upload may have, or than were declared. What arrived before stays."""
+
+    code = "upload_too_large"
+    status = 413
+
+    def __init__(self, *, limit_bytes: int, got: int) -> None:
+        super().__init__(limit_bytes, got)
+        self.limit_bytes, self.got = limit_bytes, got
+
+    def __str__(self) -> str:
+        return f"expected {self.limit_bytes} bytes at most, got {self.got}"
+
+
+class UploadQuota(RequestError):
+    """The uploads of one owner have more bytes together than they may."""
+
+    code = "upload_quota"
+    status = 413
+
+    def __init__(self, *, limit_bytes: int, held_bytes: int, got: int) -> None:
+        super().__init__(limit_bytes, held_bytes, got)
+        self.limit_bytes, self.held_bytes, self.got = limit_bytes, held_bytes, got
+
+    def __str__(self) -> str:
+        return (
+            f"expected uploads of {self.limit_bytes} bytes together at most: {self.held_bytes} are taken, "
+            f"{self.got} more were asked for; publish or cancel others first"
+        )
+
+
+class TooManyUploads(RequestError):
+    """As many uploads are open as may be, of one owner or in all."""
+
+    code = "uploads_too_many"
+    status = 429
+    retryable = True
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"expected {self.limit} open uploads at most; complete or cancel others, or wait until they expire"
+
+
+class UploadTaken(RequestError):
+    """A newer writer has taken the upload over; nothing more is taken from this one."""
+
+    code = "upload_taken"
+    status = 409
+    retryable = True
+
+    def __init__(self, uid: str) -> None:
+        super().__init__(uid)
+        self.uid = uid
+
+    def __str__(self) -> str:
+        return f"upload {self.uid} was taken over by a newer message; ask for its offset and go on there"
+
+
+class UploadFinished(RequestError):
+    """The upload is complete: nothing of it can change any more."""
+
+    code = "upload_finished"
+    status = 409
+
+    def __init__(self, uid: str) -> None:
+        super().__init__(uid)
+        self.uid = uid
+
+    def __str__(self) -> str:
+        return f"upload {self.uid} is complete; begin a new one for other bytes"
+
+
+class ChunkInvalid(InvalidValue):
+    """Something of a chunk that cannot be, or that contradicts the chunks before it."""
+
+    code = "chunk_invalid"
+    status = 400
+
+
 # --- the upstream's -----------------------------------------------------------------------------------
 
 
@@ -639,6 +831,28 @@ class DiskFull(StorageError):
     def __str__(self) -> str:
         return (
             f"no space left in {self.path}; everything stored stays readable. Free space (`forebay gc`), then retry"
+        )
+
+
+class DiskReserved(StorageError):
+    """An upload would leave less free space than ``min_free_disk_bytes``; nothing was taken of it."""
+
+    code = "disk_reserved"
+    status = 507
+
+    def __init__(self, *, asked_bytes: int, free_bytes: int) -> None:
+        super().__init__(asked_bytes, free_bytes)
+        self.asked_bytes, self.free_bytes = asked_bytes, free_bytes
+
+    @property
+    def outward(self) -> str:
+        """See `StorageError.outward`."""
+        return f"no space for {self.asked_bytes} bytes more; everything stored stays readable"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.outward}: {max(0, self.free_bytes)} are free beyond what is reserved (min_free_disk_bytes). "
+            "Free space (`forebay gc`), then retry"
         )
 
 

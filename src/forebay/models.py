@@ -11,17 +11,18 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal, Protocol
 
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from forebay.core import strategies
 from forebay.core.digests import HASH_NAMES
 from forebay.core.fields import check_field, is_secret_field
 from forebay.core.strategies import Facts
 from forebay.core.urls import is_secret_parameter, normalise_url, show_url
-from forebay.errors import InvalidValue, RequestError
+from forebay.errors import InvalidValue, RequestError, StateError
 
 Status = Literal["wait", "in_progress", "ready", "duplicate", "failed"]
 
@@ -391,6 +392,95 @@ class Response(BaseModel):
     content_hash_hex: str | None = None
     content_attributes: ResponseContentAttributes = Field(default_factory=ResponseContentAttributes)
     download_stats: ResponseDownloadStats = Field(default_factory=ResponseDownloadStats)
+
+
+MAX_UPLOAD_BYTES = 2**62
+"""More than any disk has; beyond it, no file system can count."""
+
+UPLOAD_URL = "forebay:"
+"""How the URL of a Request begins whose versions are uploaded; its name follows, percent-encoded."""
+
+
+class ChunkRequest(BaseModel):
+    """One chunk of an upload. The names are those of the interface that clients know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    chunkCount: int = Field(ge=0, le=1_000_000)
+    chunkNumber: int = Field(ge=0)
+    content: bytes = Field(repr=False)
+    fileName: str = Field(max_length=4096)
+    totalSize: int = Field(ge=0, le=MAX_UPLOAD_BYTES)
+    uploadUid: str = ""
+    digest: str | None = Field(default=None, max_length=300)
+
+
+class ChunkResponse(BaseModel):
+    """The answer to a chunk: which upload it is of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    uploadUid: str
+
+
+class UploadHome(Protocol):
+    """Where an `Upload` is kept: what its methods ask."""
+
+    def private_copy(self, upload: Upload) -> Path:
+        """See `Upload.path`."""
+        ...
+
+    def open_upload(self, upload: Upload) -> BinaryIO:
+        """See `Upload.open`."""
+        ...
+
+    def publish_upload(self, upload: Upload, name: str, *, tag: str | None) -> Response:
+        """See `Upload.publish`."""
+        ...
+
+
+class Upload(BaseModel):
+    """A complete upload: verified, and stored as content."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    uploadUid: str
+    fileName: str
+    totalSize: int
+    sha256: str
+    media_type: str
+    metadata: dict[str, str] = Field(default_factory=dict)
+    created: datetime
+    expires: datetime | None = None
+    owner: str | None = None
+    state: Literal["complete", "published"] = "complete"
+    _home: UploadHome | None = PrivateAttr(default=None)
+
+    def at(self, home: UploadHome) -> Upload:
+        """The same, with the place where it is kept."""
+        copy = self.model_copy()
+        copy._home = home
+        return copy
+
+    @property
+    def path(self) -> Path:
+        """A file of the caller's own, which may be moved and changed; made when it is first asked for, and removed
+        with the upload unless it was moved."""
+        return self._there.private_copy(self)
+
+    def open(self) -> BinaryIO:
+        """The bytes, to read; nothing is copied."""
+        return self._there.open_upload(self)
+
+    def publish(self, name: str, *, tag: str | None = None) -> Response:
+        """Make it the newest version of *name*, at ``/r/forebay:<name>``; it does not expire any more."""
+        return self._there.publish_upload(self, name, tag=tag)
+
+    @property
+    def _there(self) -> UploadHome:
+        if self._home is None:
+            raise StateError("this upload is a description only: have it from `bay.uploads.get_upload`")
+        return self._home
 
 
 def invalid_from(error: ValidationError, field: str = "request") -> RequestError:

@@ -96,6 +96,19 @@ class Settings(BaseSettings):
     )
     user_agent: str = Field(default="forebay/0.1 (+https://github.com/forebay/forebay)", description="User-Agent.")
 
+    max_upload_bytes: int | None = Field(default=None, gt=0, description="The largest upload that is taken.")
+    max_uploads: int = Field(default=10_000, ge=1, description="Uploads that are not complete, of all owners.")
+    max_uploads_per_owner: int = Field(default=1000, ge=1, description="The same of one owner (a token).")
+    max_upload_bytes_per_owner: int | None = Field(
+        default=None, gt=0, description="The uploads of one owner together, but for what is published."
+    )
+    upload_expiry_s: float = Field(
+        default=86400.0, gt=0, description="How long an upload is kept after its last bytes came, unless published."
+    )
+    min_free_disk_bytes: int = Field(
+        default=64 << 20, ge=0, description="Free space that uploads leave; beyond that they are refused."
+    )
+
     @field_validator("allow_networks", "allow_hosts", mode="before", check_fields=False)
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -103,7 +116,16 @@ class Settings(BaseSettings):
             return tuple(part for part in value.replace(",", " ").split() if part)
         return value
 
-    @field_validator("quota_bytes", "max_size_bytes", "function_body_bytes", mode="before", check_fields=False)
+    @field_validator(
+        "quota_bytes",
+        "max_size_bytes",
+        "max_upload_bytes",
+        "max_upload_bytes_per_owner",
+        "min_free_disk_bytes",
+        "function_body_bytes",
+        mode="before",
+        check_fields=False,
+    )
     @classmethod
     def _size(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value
