@@ -439,7 +439,7 @@ if __name__ == "__main__":
     forebay.server.run.serve(
         settings,
         worker=[*worker, "--data", ask["folder"]],
-        announce=lambda url: say(url=url),
+        announce=lambda url, needs_token: say(url=url),
         tell=lambda what: say(told=what),
     )
 """
