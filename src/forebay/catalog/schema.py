@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 # The newest migration; a folder that says the same needs no Alembic at all.
-HEAD = "0002"
+HEAD = "0003"
 
 metadata = MetaData(
     naming_convention={
@@ -193,6 +193,57 @@ tokens = Table(
     Column("last_used_at", BigInteger),
     UniqueConstraint("name"),
     UniqueConstraint("digest"),
+)
+
+# One upload; its bytes are in the folder of uploads until it is complete, then content like any other.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("owner", String(32)),
+    Column("kind", String(16), nullable=False),
+    # `open`, `closing` while `closer` (a process) makes it whole, `complete`.
+    Column("state", String(16), nullable=False),
+    Column("closer", String(64)),
+    # Of whoever writes it: only ever grows.
+    Column("fence", BigInteger, nullable=False, server_default=text("0")),
+    Column("file_name", Text, nullable=False),
+    Column("media_type", Text),
+    Column("metadata", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("digests", Text, nullable=False),
+    Column("is_partial", Boolean, nullable=False),
+    Column("size", BigInteger),
+    Column("chunk_count", Integer),
+    Column("chunk_size", BigInteger),
+    # Where the next chunk is appended that has no place in the order, and how many claims there were.
+    Column("tail", BigInteger, nullable=False, server_default=text("0")),
+    Column("claims", BigInteger, nullable=False, server_default=text("0")),
+    Column("reserved_bytes", BigInteger, nullable=False),
+    Column("received_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+    # None once it is published: then it goes with its version.
+    Column("expires_at", BigInteger),
+    Column("content_sha256", String(64), ForeignKey("contents.sha256")),
+    Column("response_id", String(32), ForeignKey("responses.id", ondelete="CASCADE")),
+)
+Index("ix_uploads_owner", uploads.c.owner, uploads.c.state)
+Index("ix_uploads_state", uploads.c.state)
+Index("ix_uploads_expires_at", uploads.c.expires_at)
+Index("ix_uploads_content_sha256", uploads.c.content_sha256)
+Index("ix_uploads_response_id", uploads.c.response_id)
+
+# Where a chunk is in the file of its upload. Of several of one number, the acknowledged one counts.
+upload_chunks = Table(
+    "upload_chunks",
+    metadata,
+    Column("upload_id", String(32), ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("claim", BigInteger, primary_key=True),
+    Column("offset", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    # The process that writes it; None once it is acknowledged.
+    Column("owner", String(64)),
 )
 
 # A due time that is none: somebody asks for the Request, and no fetch has begun for it. Before all that is due.

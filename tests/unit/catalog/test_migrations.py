@@ -175,12 +175,12 @@ def test_a_migration_that_fails_leaves_the_folder_as_it_was(connection: Connecti
 
 
 def test_a_folder_of_0001_keeps_everything(folder_of_0001: Path) -> None:
-    """Opening it adds the table of tokens and, to each version, the generation 1; no value is lost."""
+    """Opening it adds the tables of tokens and uploads and, to each version, the generation 1; no value is lost."""
     before = rows(folder_of_0001)
     Database(folder_of_0001).close()
     after = rows(folder_of_0001)
     assert after.pop("alembic_version") == [{"version_num": HEAD}]
-    assert after.pop("tokens") == []
+    assert [after.pop(name) for name in ("tokens", "uploads", "upload_chunks")] == [[], [], []]
     assert [row.pop("generation") for row in after["responses"]] == [1]
     before.pop("alembic_version")
     assert after == before
