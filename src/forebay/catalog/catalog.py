@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
+from forebay.catalog.contents import note_orphans, referenced
 from forebay.catalog.database import Database
 from forebay.catalog.rows import (
     micros,
@@ -402,7 +403,7 @@ class Catalog:
         return {request.id: (request.url, request.cache_configuration) for request in self.list_requests()}
 
     def evict(self, response_ids: Iterable[str], *, now: float) -> int:
-        """Drop versions for good; content that no version has any more goes with a later sweep. Returns how
+        """Drop versions for good; content that nothing has any more goes with a later sweep. Returns how
         many went."""
         return self._drop(responses.c.id.in_(list(response_ids)), now=now)
 
@@ -419,10 +420,7 @@ class Catalog:
     def _drop(self, which: ColumnElement[bool], *, now: float) -> int:
         with self.database.write(durable=False) as db:
             gone = db.execute(delete(responses).where(which).returning(responses.c.content_sha256)).scalars().all()
-            lost = sorted({sha256 for sha256 in gone if sha256 is not None})
-            if lost:
-                orphaned = contents.c.sha256.in_(lost) & ~_referenced()
-                db.execute(update(contents).where(orphaned).values(orphaned_at=micros(now)))
+            note_orphans(db, gone, now_us=micros(now))
             return len(gone)
 
     def deleted_before(self, before: float) -> list[Response]:
@@ -440,17 +438,17 @@ class Catalog:
         return [ContentRow(row.sha256, row.size_bytes, row.rotten_at is not None) for row in rows]
 
     def unreferenced(self, *, before: float) -> list[ContentRow]:
-        """Contents that no version has had since a time."""
-        query = select(contents).where(contents.c.orphaned_at <= micros(before), ~_referenced())
+        """Contents that nothing has had since a time."""
+        query = select(contents).where(contents.c.orphaned_at <= micros(before), ~referenced())
         with self.database.read() as db:
             rows = db.execute(query).all()
         return [ContentRow(row.sha256, row.size_bytes, row.rotten_at is not None) for row in rows]
 
     def forget_content(self, sha256: str) -> bool:
-        """Drop the row of a content that no version has; False when a version has it by now. The caller
+        """Drop the row of a content that nothing has; False when something has it by now. The caller
         holds the store's sweep lock and removes the file afterwards: durable on return, so that a crash never
         leaves a row whose file is gone."""
-        statement = delete(contents).where(contents.c.sha256 == sha256, ~_referenced())
+        statement = delete(contents).where(contents.c.sha256 == sha256, ~referenced())
         with self.database.write(durable=True) as db:
             return db.execute(statement).rowcount == 1
 
@@ -478,7 +476,7 @@ class Catalog:
                     continue  # nobody misses it
                 db.execute(
                     update(requests)
-                    .where(requests.c.id == row.request_id)
+                    .where(requests.c.id == row.request_id, requests.c.source != "upload")
                     .values(next_due_at=micros(now), checked_at=None, confirmed_at=None)
                 )
             return [response_of(row, now_us=micros(now)) for row in affected]
@@ -511,10 +509,6 @@ class Catalog:
 
 def _is_pinned(now: float) -> ColumnElement[bool]:
     return responses.c.pinned & (responses.c.pinned_until.is_(None) | (responses.c.pinned_until > micros(now)))
-
-
-def _referenced() -> Any:
-    return exists().where(responses.c.content_sha256 == contents.c.sha256)
 
 
 def _find(

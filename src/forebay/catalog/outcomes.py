@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 from sqlalchemy import Connection, bindparam, delete, select, update
-from sqlalchemy.dialects.sqlite import insert
 
+from forebay.catalog.contents import content_row, heal, write_contents
 from forebay.catalog.rows import configuration_of, micros, seconds
-from forebay.catalog.schema import ASKED, IDS, LATEST_READY, contents, leases, requests, responses
+from forebay.catalog.schema import ASKED, IDS, LATEST_READY, leases, requests, responses
 from forebay.core.strategies import Facts, retry_due
 
 
@@ -122,20 +122,8 @@ class Finished:
 
 _REQUESTS = select(requests).where(requests.c.id.in_(IDS))
 _LEASES = select(leases).where(leases.c.request_id.in_(IDS))
-_ROTTEN = select(contents.c.sha256).where(contents.c.sha256.in_(IDS), contents.c.rotten_at.is_not(None))
-_HEAL = (
-    update(responses)
-    .where(responses.c.content_sha256.in_(IDS), responses.c.error_code == "content_rotten")
-    .values(status=responses.c.sound_status, sound_status=None, error_code=None, error=None)
-)
 _DELETE_RESPONSES = delete(responses).where(responses.c.id.in_(IDS))
 _RELEASE = delete(leases).where(leases.c.request_id.in_(IDS))
-# Fresh bytes of the same content were just renamed over the old ones: whatever rot there was is gone.
-_INSERT = insert(contents)
-_INSERT_CONTENTS = _INSERT.on_conflict_do_update(
-    index_elements=["sha256"],
-    set_={"rotten_at": None, "orphaned_at": None, "stored_at": _INSERT.excluded.stored_at},
-).returning(contents.c.sha256)
 
 
 @dataclass(slots=True)
@@ -162,7 +150,7 @@ class _Writes:
         if self.released:
             db.execute(_RELEASE, {"ids": self.released})
         if self.contents:
-            db.execute(_INSERT_CONTENTS, list(self.contents.values()))
+            write_contents(db, self.contents.values())
         for columns, rows in self.responses.items():
             names = [name for name in columns if name != "key"]
             statement = update(responses).where(responses.c.id == bindparam("key"))
@@ -181,7 +169,7 @@ def write_outcomes(db: Connection, outcomes: Sequence[Outcome], *, now_us: int) 
     held = {row.request_id: row.fence for row in db.execute(_LEASES, key)}
     known = {row.id: row for row in db.execute(_REQUESTS, key)}
     ours = [outcome for outcome in outcomes if held.get(outcome.lease.request_id) == outcome.lease.fence]
-    _heal(db, [outcome.content.sha256 for outcome in ours if isinstance(outcome, Brought)])
+    heal(db, [outcome.content.sha256 for outcome in ours if isinstance(outcome, Brought)])
     latest = {row.request_id: row for row in db.execute(LATEST_READY, key)}
     writes, out = _Writes(), []
     for outcome in outcomes:
@@ -197,14 +185,6 @@ def write_outcomes(db: Connection, outcomes: Sequence[Outcome], *, now_us: int) 
         out.append(Finished(lease, status, kept, crowded=before is not None or status == "failed"))
     writes.write(db)
     return out
-
-
-def _heal(db: Connection, digests: Sequence[str]) -> None:
-    """Bytes that were found rotten are whole again: the versions that had them are ready as before."""
-    if digests:
-        rotten = list(db.execute(_ROTTEN, {"ids": list(digests)}).scalars())
-        if rotten:
-            db.execute(_HEAL, {"ids": rotten})
 
 
 def _judge(writes: _Writes, outcome: Outcome, *, request: Any, latest: Any, now_us: int) -> str:
@@ -260,12 +240,9 @@ _COPIED = (
 def _change_response(writes: _Writes, outcome: Outcome, *, status: str, latest: Any, now_us: int) -> None:
     lease, stats = outcome.lease, outcome.stats
     if isinstance(outcome, Brought):
-        writes.contents[outcome.content.sha256] = {
-            "sha256": outcome.content.sha256,
-            "size_bytes": outcome.content.size_bytes,
-            "stored_at": now_us,
-            "rotten_at": None,
-        }
+        writes.contents[outcome.content.sha256] = content_row(
+            outcome.content.sha256, size_bytes=outcome.content.size_bytes, now_us=now_us
+        )
     if status == "unchanged":
         # Only the time of the check is kept; what the origin calls the content may have changed, though.
         writes.dropped.append(lease.response_id)

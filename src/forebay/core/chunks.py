@@ -1,8 +1,10 @@
-"""Which chunk may land where in the one file of its upload; when the upload is whole, and in which order its parts are.
+"""Which chunk may land where in the one file of its upload; when the upload is whole, and in which order its parts
+are.
 
-The file has two regions: the *slots*, ``[0, total)``, where a chunk that has the usual size lies at its final place,
-and behind them what was appended: chunks of other sizes, and those that came again while their slot was taken. Bytes
-that were acknowledged are never overwritten, so a chunk that comes again never lands on the one before.
+The file has two regions: the *slots*, ``[0, total)``, where a chunk that has the usual size lies at its final
+place, and behind them what was appended: chunks of other sizes, and those that came again while their slot was
+taken. Bytes that were acknowledged are never overwritten, so a chunk that comes again never lands on the one
+before.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class Extent:
 
 
 def chunk_size_of(layout: Layout, number: int, size: int) -> int | None:
-    """The size of all chunks but the last, if chunk *number* has *size* and they agree with the total; else None."""
+    """The size of all chunks but the last, if chunk *number* has *size* and they agree with the total; else
+    None."""
     last = layout.count - 1
     if number < last:
         usual = size
