@@ -14,8 +14,9 @@ from forebay.messages.bodies import TEXT_TYPE, text_bytes
 from forebay.messages.framing import check_body, check_status, framed
 from forebay.messages.headers import Headers, MutableHeaders
 from forebay.messages.problems import MEDIA_TYPE, document_of, problem_body
-from forebay.messages.sinks import PIECE_BYTES, SPOOL_BYTES, AsgiSink, Data, End, Head, Part, Recorder, Sink
-from forebay.messages.spool import Spool, SpoolFile
+from forebay.messages.sinks import AsgiSink, Data, End, Head, Part, Recorder, Sink
+from forebay.messages.spool import PIECE_BYTES
+from forebay.messages.unsent import Unsent, UnsentFile
 
 
 class ServerResponse(Protocol):
@@ -48,8 +49,8 @@ class BufferedServerResponse:
         self._sink: Sink = Recorder() if sink is None else sink
         self._headers = MutableHeaders()
         self._status = 200
-        self._spool = Spool()
-        self._file: SpoolFile | None = None
+        self._unsent = Unsent()
+        self._file: UnsentFile | None = None
         self._text = True
         self._head: Head | None = None
         self._finished = False
@@ -83,7 +84,7 @@ class BufferedServerResponse:
 
     def full_headers(self) -> Headers:
         """The fields as they were sent, or would be by `finish` now: with Content-Type and Content-Length."""
-        return Headers((self._head or self._next_head(size=self._spool.size)).fields)
+        return Headers((self._head or self._next_head(size=self._unsent.size)).fields)
 
     def headers_sent(self) -> bool:
         """Whether the head has been sent, so that neither fields nor status can change."""
@@ -109,16 +110,16 @@ class BufferedServerResponse:
         `ResponseFinished`."""
         self._check_unfinished()
         if isinstance(data, str):
-            return self._spool.append(text_bytes(data))
+            return self._unsent.append(text_bytes(data))
         if not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"an answer takes str or bytes, not {type(data).__name__}")
         if data:
             self._text = False
-        return self._spool.append(bytes(data))
+        return self._unsent.append(bytes(data))
 
     def data(self) -> bytes:
         """What was written and not flushed."""
-        return self._spool.read(self._spool.base, self._spool.size)
+        return self._unsent.read(self._unsent.base, self._unsent.size)
 
     def body(self) -> bytes:
         """What was flushed so far, as far as it is kept: on a connection it is gone."""
@@ -128,12 +129,12 @@ class BufferedServerResponse:
         """A binary file over what was not flushed; its offsets count from the answer's first byte. Closing it, and
         its own flush(), do nothing here."""
         if self._file is None or self._file.closed:
-            self._file = SpoolFile(self._spool, self._check_file)
+            self._file = UnsentFile(self._unsent, self._check_file)
         return self._file
 
     def truncate(self) -> None:
         """Drop what was not flushed."""
-        self._spool.drop()
+        self._unsent.drop()
         self._text = True
 
     def clear(self) -> None:
@@ -197,12 +198,12 @@ class BufferedServerResponse:
         self.clear()
         self.set_status_code(code)
         self.set_header("Content-Type", kind)
-        self._spool.append(body)
+        self._unsent.append(body)
 
     def close(self) -> None:
         """Give back the space of what it holds; what was not finished never is."""
         self._finished = True
-        self._spool.close()
+        self._unsent.close()
         self._sink.close()
 
     # The exchange is written once, as parts to put; `_drive` and `_adrive` put them.
@@ -210,24 +211,24 @@ class BufferedServerResponse:
     def _flushing(self) -> Iterator[Part]:
         if self._finished:
             return
-        check_body(self._status, size=self._spool.size)
+        check_body(self._status, size=self._unsent.size)
         if self._head is None:
             yield self._begin(size=None)
-        for piece in self._spool.pieces():
+        for piece in self._unsent.pieces():
             yield Data(piece)
-        self._spool.forward()
+        self._unsent.forward()
 
     def _finishing(self) -> Iterator[Part]:
-        check_body(self._status, size=self._spool.size)
+        check_body(self._status, size=self._unsent.size)
         if self._head is None:
-            yield self._begin(size=self._spool.size)
+            yield self._begin(size=self._unsent.size)
         last = b""
-        for piece in self._spool.pieces():
+        for piece in self._unsent.pieces():
             if last:
                 yield Data(last)
             last = piece
         yield End(last)
-        self._spool.forward()
+        self._unsent.forward()
         self._finished = True
 
     def _begin(self, *, size: int | None) -> Head:
@@ -240,7 +241,7 @@ class BufferedServerResponse:
 
     def _next_head(self, *, size: int | None) -> Head:
         headers = MutableHeaders(self._headers.items_all())
-        if self._spool.size and "Content-Type" not in headers:
+        if self._unsent.size and "Content-Type" not in headers:
             headers.set("Content-Type", TEXT_TYPE if self._text else DEFAULT_MEDIA_TYPE)
         if size is not None:
             headers.remove("Content-Length")
@@ -259,7 +260,7 @@ class BufferedServerResponse:
         self._check_unbroken()
         try:
             # What was spooled is read in a thread.
-            blocks = self._spool.size > SPOOL_BYTES
+            blocks = self._unsent.on_disk
             while part := await asyncio.to_thread(next, parts, None) if blocks else next(parts, None):
                 await self._sink.aput(part)
         except BaseException as error:
@@ -283,10 +284,10 @@ class BufferedServerResponse:
         sink = AsgiSink(scope, receive, send)
         headers = Headers(recorder.head.fields)
         try:
-            fields = framed(recorder.head.status, headers, size=recorder.size)
+            fields = framed(recorder.head.status, headers, size=recorder.kept.size)
             await sink.aput(Head(recorder.head.status, tuple(fields)))
-            for offset in range(0, recorder.size, PIECE_BYTES):
-                await sink.aput(Data(recorder.read(offset, PIECE_BYTES)))
+            for offset in range(0, recorder.kept.size, PIECE_BYTES):
+                await sink.aput(Data(recorder.kept.read(offset, PIECE_BYTES)))
             await sink.aput(End())
         finally:
             sink.close()

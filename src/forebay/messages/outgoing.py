@@ -32,7 +32,8 @@ from forebay.messages.framing import check_body, check_status, encoded, framed, 
 from forebay.messages.headers import Given, Headers, MutableHeaders
 from forebay.messages.outflow import StoredSource
 from forebay.messages.problems import MEDIA_TYPE, document_of
-from forebay.messages.sinks import PIECE_BYTES, AsgiSink, Data, End, Head
+from forebay.messages.sinks import AsgiSink, Data, End, Head
+from forebay.messages.spool import PIECE_BYTES
 from forebay.messages.streams import opened
 from forebay.messages.wholes import Held, Opened, Representation, open_regular, send_whole
 

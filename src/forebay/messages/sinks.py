@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,11 +15,7 @@ from forebay.messages import outflow
 from forebay.messages.asgi import Receive, Receiving, Scope, Send
 from forebay.messages.framing import encoded, has_body
 from forebay.messages.problems import MEDIA_TYPE
-
-SPOOL_BYTES = 1 << 20
-"""What is kept of a body in memory; the rest is in a temporary file."""
-PIECE_BYTES = 256 << 10
-"""The most that goes out at a time."""
+from forebay.messages.spool import PIECE_BYTES, Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +79,14 @@ class Recorder:
 
     def __init__(self) -> None:
         self.head: Head | None = None
-        self.size = 0
-        # Closed by `close`, or when nobody has it any more.
-        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+        self.kept = Spool()
 
     def put(self, part: Part) -> None:
         """See `Sink.put`; never waits."""
         if isinstance(part, Head):
             self.head = part
-            return
-        self._file.seek(self.size)
-        self.size += self._file.write(part.data)
+        else:
+            self.kept.append(part.data)
 
     async def aput(self, part: Part) -> None:
         """See `Sink.aput`."""
@@ -105,16 +97,11 @@ class Recorder:
 
     def body(self) -> bytes:
         """See `Sink.body`: all of it."""
-        return self.read(0, self.size)
-
-    def read(self, offset: int, size: int) -> bytes:
-        """A piece of the body."""
-        self._file.seek(offset)
-        return self._file.read(size)
+        return self.kept.read(0, self.kept.size)
 
     def close(self) -> None:
         """See `Sink.close`."""
-        self._file.close()
+        self.kept.close()
 
 
 class AsgiSink:
@@ -137,7 +124,7 @@ class AsgiSink:
         self._sent = 0
         self._carries = False
         # Without a length, what breaks off looks whole to HTTP/1.0 (RFC 9112 section 8): it waits for its end.
-        self._held: tuple[Head, Recorder] | None = None
+        self._held: tuple[Head, Spool] | None = None
 
     @property
     def likes_problems(self) -> bool:
@@ -239,7 +226,7 @@ class AsgiSink:
                 lengths = [int(value) for name, value in fields if name.lower() == "content-length"]
                 self._length = lengths[0] if lengths and self._carries else None
                 if self._old and self._carries and self._length is None:
-                    self._held = part, Recorder()
+                    self._held = part, Spool()
                 else:
                     await self._event(_start(part))
             case Data(data):
@@ -257,7 +244,7 @@ class AsgiSink:
             await self._pieces(data, last=last)
             return
         head, body = self._held
-        await asyncio.to_thread(body.put, Data(data))
+        await asyncio.to_thread(body.append, data)
         if last:
             await self._event(_start(Head(head.status, (*head.fields, ("Content-Length", str(body.size))))))
             for offset in range(0, body.size, PIECE_BYTES):

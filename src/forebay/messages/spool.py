@@ -1,149 +1,97 @@
-"""What of an answer was written and not sent: in memory, beyond a bound in a temporary file."""
+"""Bytes of a message that nobody has taken yet: in memory, and beyond a bound in a temporary file."""
 
 from __future__ import annotations
 
+import errno
 import io
-import os
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, BinaryIO
 
-from forebay.messages.sinks import PIECE_BYTES, SPOOL_BYTES
+from forebay.errors import DiskFull, StorageFailed
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+SPOOL_BYTES = 1 << 20
+"""What is kept of one body in memory; the rest is on the disk."""
+PIECE_BYTES = 256 << 10
+"""The most that is read of it at a time."""
+
 
 class Spool:
-    """Bytes from *base* on, which is how many went before them, to *stop*; offsets count from the answer's first
-    byte."""
+    """Bytes by their offset. Raises `DiskFull` and `StorageFailed`. Its space is given back by `close`, or when
+    nobody has it any more."""
 
     def __init__(self) -> None:
-        self.base = self.stop = self.position = 0
-        # Closed by `close`, or when nobody has it any more.
-        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+        self.size = 0
+        self._file: BinaryIO = io.BytesIO()
+        self._end: weakref.finalize[[], Spool] | None = None
 
     @property
-    def size(self) -> int:
-        """How many bytes are there."""
-        return self.stop - self.base
+    def on_disk(self) -> bool:
+        """Whether reading and writing may wait for a disk."""
+        return self._end is not None
 
-    def write(self, data: ReadableBuffer) -> int:
-        """Write at `position`; a hole before it is zeros."""
-        self._file.seek(self.position - self.base)
-        written = self._file.write(data)
-        self.position += written
-        self.stop = max(self.stop, self.position)
-        return written
+    def write(self, offset: int, data: ReadableBuffer) -> int:
+        """Write at *offset*, and how many bytes that was; a hole before it is zeros."""
+        length = memoryview(data).nbytes
+        try:
+            if offset + length > SPOOL_BYTES and not self.on_disk:
+                self._spill()
+            self._file.seek(offset)
+            self._file.write(data)
+        except OSError as error:
+            raise _failed(error) from error
+        if length:
+            self.size = max(self.size, offset + length)
+        return length
 
-    def append(self, data: bytes) -> int:
+    def append(self, data: ReadableBuffer) -> int:
         """Write at the end."""
-        self.position = self.stop
-        return self.write(data)
+        return self.write(self.size, data)
 
     def read(self, offset: int, size: int) -> bytes:
         """At most *size* bytes from *offset* on."""
-        self._file.seek(offset - self.base)
-        return self._file.read(max(min(size, self.stop - offset), 0))
+        self._file.seek(offset)
+        return self._file.read(max(min(size, self.size - offset), 0))
 
-    def pieces(self) -> Iterator[bytes]:
-        """All of it; what is there meanwhile does not change."""
-        for offset in range(self.base, self.stop, PIECE_BYTES):
-            yield self.read(offset, PIECE_BYTES)
+    def truncate(self, size: int) -> None:
+        """End at *size*; where that is behind the end, with zeros."""
+        if size > self.size:
+            if size > 0:
+                self.write(size - 1, b"\0")
+            return
+        self._file.truncate(size)
+        self.size = size
 
-    def cut(self, stop: int) -> None:
-        """End at *stop*; where that is behind the end, with zeros."""
-        self._file.truncate(stop - self.base)
-        self.stop = stop
-
-    def forward(self) -> None:
-        """Begin where this ends: what was there has been sent."""
-        self.base = self.position = self.stop
-        self._empty()
-
-    def drop(self) -> None:
-        """Forget what is there."""
-        self.stop = self.position = self.base
-        self._empty()
-
-    def _empty(self) -> None:
-        self._file.close()
-        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+    def clear(self) -> None:
+        """Forget everything."""
+        if self.on_disk:
+            self.close()
+            self._file = io.BytesIO()
+        self.truncate(0)
 
     def close(self) -> None:
         """Give back its space."""
         self._file.close()
+        if self._end is not None:
+            self._end.detach()
+            self._end = None
+
+    def _spill(self) -> None:
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            self._file.seek(0)
+            file.write(self._file.read())
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+        self._end = weakref.finalize(self, file.close)
 
 
-class SpoolFile(io.BufferedIOBase):
-    """A binary file over a `Spool`. Closing it closes nothing else; *check* is asked before each change."""
-
-    def __init__(self, spool: Spool, check: Callable[[], None]) -> None:
-        self._spool, self._check = spool, check
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def writable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def write(self, data: ReadableBuffer, /) -> int:
-        """Write where the file stands."""
-        self._check_open()
-        self._check()
-        if isinstance(data, str):
-            raise TypeError("a binary file takes bytes, not str; wrap it in an io.TextIOWrapper")
-        return self._spool.write(data)
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read on; only what was not sent can be."""
-        self._check_open()
-        spool = self._spool
-        data = spool.read(spool.position, spool.size if size is None or size < 0 else size)
-        spool.position += len(data)
-        return data
-
-    def read1(self, size: int = -1, /) -> bytes:
-        """See `read`."""
-        return self.read(size)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Stand somewhere else, counted from the answer's first byte. Raises `io.UnsupportedOperation` for what was
-        sent."""
-        self._check_open()
-        spool = self._spool
-        starts = {os.SEEK_SET: 0, os.SEEK_CUR: spool.position, os.SEEK_END: spool.stop}
-        if whence not in starts:
-            raise ValueError(f"whence is {whence}, not 0, 1 or 2")
-        spool.position = self._unsent(starts[whence] + offset)
-        return spool.position
-
-    def tell(self) -> int:
-        """Where it stands, counted from the answer's first byte."""
-        self._check_open()
-        return self._spool.position
-
-    def truncate(self, size: int | None = None, /) -> int:
-        """End at *size*, or where it stands."""
-        self._check_open()
-        self._check()
-        stop = self._unsent(self._spool.position if size is None else size)
-        self._spool.cut(stop)
-        return stop
-
-    def _unsent(self, offset: int) -> int:
-        if offset < 0:
-            raise ValueError(f"offset {offset} is before the start")
-        if offset < self._spool.base:
-            raise io.UnsupportedOperation(f"what is before byte {self._spool.base} has been sent")
-        return offset
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise ValueError("I/O operation on a closed file; io() gives another one")
+def _failed(error: OSError) -> DiskFull | StorageFailed:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(tempfile.gettempdir())
+    return StorageFailed("a temporary file", reason=error.strerror or str(error))

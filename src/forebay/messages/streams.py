@@ -15,8 +15,10 @@ from forebay.messages.bodies import Streamed, piece_bytes
 
 log = logging.getLogger(__name__)
 
-# How much is made before it is taken. A thread hop costs 50 us: with this, a million short lines have few.
+# How much is made before it is taken, and how long what is there waits for more to go out with it: a million short
+# lines, one by one, would cost a wake-up each.
 _AHEAD_BYTES = 64 << 10
+_TOGETHER_S = 0.001
 
 
 @contextlib.asynccontextmanager
@@ -50,8 +52,8 @@ class Advanced:
     def __init__(self, pieces: Iterator[object], pool: Executor | None) -> None:
         self._pieces, self._pool = pieces, pool
         self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()
-        self._news = asyncio.Event()
+        self._context, self._turn = contextvars.copy_context(), threading.Lock()
+        self._news, self._brim = asyncio.Event(), asyncio.Event()
         # Under the lock: what both sides change.
         self._lock = threading.Lock()
         self._ready: list[bytes] = []
@@ -71,8 +73,9 @@ class Advanced:
                 self._running = self._running or begins
                 ended, text = self._ended, self._text
                 self._news.clear()
+                self._brim.clear()
             if begins:
-                self._start(self._run)
+                self._start()
             if data:
                 return data, text
             if ended:
@@ -80,6 +83,9 @@ class Advanced:
                     raise self._error
                 raise StopAsyncIteration
             await self._news.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TOGETHER_S):
+                    await self._brim.wait()
 
     def close(self) -> None:
         """Close the iterator: now, or when the piece that it is making is made."""
@@ -88,10 +94,15 @@ class Advanced:
             begins = not (self._ended or self._running)
             self._running = self._running or begins
         if begins:
-            self._start(self._run)
+            self._start()
 
-    def _start(self, work: object) -> None:
-        self._loop.run_in_executor(self._pool, self._context.run, work)  # type: ignore[arg-type]
+    def _start(self) -> None:
+        self._loop.run_in_executor(self._pool, self._run_in_turn)
+
+    def _run_in_turn(self) -> None:
+        # The thread before may have told all it had to, and not quite left the context.
+        with self._turn:
+            self._context.run(self._run)
 
     def _run(self) -> None:
         """Make pieces until enough are there. In a worker thread."""
@@ -116,7 +127,8 @@ class Advanced:
             if not self._closing and self._ready_bytes < _AHEAD_BYTES:
                 return True
             self._running = self._closing
-            return False
+        self._tell(self._brim)
+        return False
 
     def _give(self, data: bytes, text: bool) -> None:
         with self._lock:
@@ -125,7 +137,7 @@ class Advanced:
             self._ready_bytes += len(data)
             self._text = self._text and text
         if first:
-            self._tell()
+            self._tell(self._news)
 
     def _end(self, error: Exception | None) -> None:
         try:
@@ -138,8 +150,9 @@ class Advanced:
             unheard = self._closing and error is not None
         if unheard:
             log.error("what makes a body failed when it was closed", exc_info=error)
-        self._tell()
+        self._tell(self._brim)
+        self._tell(self._news)
 
-    def _tell(self) -> None:
+    def _tell(self, event: asyncio.Event) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self._news.set)
+            self._loop.call_soon_threadsafe(event.set)
