@@ -695,6 +695,24 @@ class UploadTaken(RequestError):
         return f"upload {self.uid} was taken over by a newer message; ask for its offset and go on there"
 
 
+class UploadStalled(RequestError):
+    """The body of an upload came slower than `stall_bytes_per_s`; what came of it before stays."""
+
+    code = "upload_stalled"
+    status = 408
+    retryable = True
+
+    def __init__(self, *, least_bytes: int, limit_s: float) -> None:
+        super().__init__(least_bytes, limit_s)
+        self.least_bytes, self.limit_s = least_bytes, limit_s
+
+    def __str__(self) -> str:
+        return (
+            f"expected {self.least_bytes} bytes or the end within {self.limit_s:g} s; what came before stays: ask "
+            "for the offset and go on there"
+        )
+
+
 class UploadFinished(RequestError):
     """The upload is complete: nothing of it can change any more."""
 

@@ -1,0 +1,200 @@
+"""What the upload dialects share: how a body gets into a session, piece by piece through threads.
+
+A body is received while the piece before is being written. It may take as long as it likes, as long as it goes
+on: slower than the stall limit is as good as gone, and so is one whose session a newer message has taken over. What
+came of it stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from forebay.errors import UploadStalled, UploadTaken
+from forebay.server.basin import Basin
+from forebay.server.bodies import Disconnected, Receive
+from forebay.uploads.states import UploadState
+from forebay.uploads.writing import Writer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# What waits for a disk waits in the kernel: more than cores, fewer than would make it seek about.
+_THREADS = 16
+# Of all bodies together: each holds one piece that is written and one that comes.
+_BUDGET_BYTES = 64 << 20
+_LEAST_BYTES, _MOST_BYTES = 16 << 10, 1 << 20
+
+
+class Intake:
+    """Takes the bodies of uploads in, in one event loop."""
+
+    def __init__(self, basin: Basin) -> None:
+        self.uploads = basin.bay.uploads
+        self.settings = basin.settings
+        self._pool = ThreadPoolExecutor(_THREADS, "forebay-upload")
+        self._bodies = 0
+
+    def close(self) -> None:
+        """Take nothing any more."""
+        self._pool.shutdown()
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What *call* returns, called in a thread. It runs to its end even if whoever waits does not."""
+        return await asyncio.shield(self.submit(call, *args, **kwargs))
+
+    def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """The same, not waited for."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args, **kwargs))
+
+    async def append(
+        self,
+        receive: Receive,
+        uid: str,
+        *,
+        owner: str | None,
+        offset: int | None,
+        checksum: tuple[str, str] | None = None,
+        digests: Mapping[str, str] | None = None,
+        is_last: bool = False,
+    ) -> UploadState:
+        """Append a whole body to an upload, and complete that when it is whole; durable on return.
+
+        *offset*, *checksum*: see `Uploads.writer`. *digests*: what the whole must have. *is_last*: the upload ends
+        where the body does. How the upload stands after that, whoever goes on with it meanwhile. Raises what
+        `Uploads.writer`, `Writer.write` and `Writer.complete` raise, `UploadTaken`, `UploadStalled`, and
+        `Disconnected` when the body breaks off: what came until then stays, unless it was under a checksum.
+        """
+        body = _Body(uid, receive, self)
+        writer = await self.run(
+            self.uploads.writer, uid, owner=owner, offset=offset, checksum=checksum, on_cut=body.cut
+        )
+        self._bodies += 1
+        try:
+            await body.pour(writer)
+        except (Disconnected, UploadStalled):
+            await self.run(writer.drop if checksum is not None else writer.close)
+            raise
+        except BaseException:
+            await self.run(writer.drop)
+            raise
+        finally:
+            self._bodies -= 1
+        return await self.run(self._end, writer, owner, digests, is_last=is_last)
+
+    def _end(
+        self, writer: Writer, owner: str | None, digests: Mapping[str, str] | None, *, is_last: bool
+    ) -> UploadState:
+        with writer:
+            if is_last:
+                writer.set_size(writer.offset)
+            if writer.offset == writer.size:
+                writer.complete(digests)
+            else:
+                writer.close()
+        return replace(self.uploads.state(writer.uid, owner=owner), offset=writer.offset)
+
+    def piece_bytes(self) -> int:
+        """How much of a body is gathered before it is written."""
+        return min(max(_BUDGET_BYTES // (2 * max(self._bodies, 1)), _LEAST_BYTES), _MOST_BYTES)
+
+
+class _Body:
+    """One body on its way into one upload."""
+
+    def __init__(self, uid: str, receive: Receive, intake: Intake) -> None:
+        self._uid, self._receive, self._intake = uid, receive, intake
+        self._loop = asyncio.get_running_loop()
+        self._window_s = intake.settings.stall_window_s
+        self._least_bytes = int(self._window_s * intake.settings.stall_bytes_per_s)
+        self._clock = asyncio.timeout(None)
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._writing: asyncio.Future[int] | None = None
+        self._is_taken = self._is_lost = False
+
+    def cut(self) -> None:
+        """A newer message has taken the session over; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and this body with it
+            self._loop.call_soon_threadsafe(self._cut)
+
+    def _cut(self) -> None:
+        self._is_taken = True
+        self._go_on_until(self._loop.time())
+
+    def _go_on_until(self, when: float | None) -> None:
+        with contextlib.suppress(RuntimeError):  # not begun, ended, or ending already
+            self._clock.reschedule(when)
+
+    def _go_on(self) -> None:
+        self._go_on_until(self._loop.time() + (0.0 if self._is_taken else self._window_s))
+
+    async def pour(self, writer: Writer) -> None:
+        """Write all of it. After an error, too, what came before has been written, and no thread writes any more."""
+        try:
+            async with self._clock:
+                self._go_on()
+                try:
+                    await self._pour(writer)
+                finally:
+                    if not self._is_taken and not self._is_lost:
+                        await self._write(writer)
+        except TimeoutError:
+            if self._is_taken:
+                raise UploadTaken(self._uid) from None
+            raise UploadStalled(least_bytes=self._least_bytes, limit_s=self._window_s) from None
+        finally:
+            if self._writing is not None:
+                await asyncio.wait((self._writing,))
+                self._writing.exception()  # who cares has seen it
+
+    async def _pour(self, writer: Writer) -> None:
+        since = 0
+        while True:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise Disconnected
+            data = event.get("body", b"")
+            self._gathered.append(data)
+            self._gathered_bytes += len(data)
+            if not event.get("more_body", False):
+                return
+            since += len(data)
+            if since >= self._least_bytes:
+                since = 0
+                self._go_on()
+            if self._gathered_bytes >= self._intake.piece_bytes():
+                await self._begin(writer)
+
+    async def _write(self, writer: Writer) -> None:
+        """Write what has been gathered, to its end."""
+        self._go_on_until(None)  # from here on it is the disk that takes its time
+        await self._begin(writer)
+        await self._written()
+
+    async def _begin(self, writer: Writer) -> None:
+        """Begin to write what has been gathered, when what was before is written."""
+        await self._written()
+        if self._gathered_bytes:
+            data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+            self._gathered, self._gathered_bytes = [], 0
+            self._writing = self._intake.submit(writer.write, data)
+
+    async def _written(self) -> None:
+        if self._writing is None:
+            return
+        if not self._writing.done():
+            self._go_on_until(self._loop.time() if self._is_taken else None)
+        try:
+            # Cancelled or not, the thread goes on: nobody else may write before it has ended.
+            await asyncio.shield(self._writing)
+        except Exception:
+            self._is_lost = True  # nothing may come behind a piece that is not there
+            raise
+        self._writing = None
+        self._go_on()
