@@ -727,6 +727,13 @@ class UploadFinished(RequestError):
         return f"upload {self.uid} is complete; begin a new one for other bytes"
 
 
+class UploadFieldInvalid(InvalidValue):
+    """A field of a message that is about an upload is missing, or has a value that cannot be."""
+
+    code = "upload_field_invalid"
+    status = 400
+
+
 class ChunkInvalid(InvalidValue):
     """Something of a chunk that cannot be, or that contradicts the chunks before it."""
 
