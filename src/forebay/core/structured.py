@@ -1,4 +1,4 @@
-"""Structured fields, as far as we use them: dictionaries to read, items to write (RFC 9651)."""
+"""Structured fields, as far as we use them: dictionaries and items (RFC 9651)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _BARE = (
 _PARAMETERS = rf"(?:; *{_KEY}(?:={_BARE})?)*"
 _INNER_LIST = rf"\( *(?:{_BARE}{_PARAMETERS}(?: +{_BARE}{_PARAMETERS})* *)?\)"
 _MEMBER = re.compile(rf"({_KEY})(?:=({_BARE}|{_INNER_LIST}))?{_PARAMETERS}")
+_ITEM = re.compile(rf"({_BARE}){_PARAMETERS}")
 _COMMA = re.compile(r"[ \t]*,[ \t]*")
 _INTEGER = re.compile(r"-?[0-9]{1,15}")
 _TOKEN = re.compile(_WORD)
@@ -47,6 +48,17 @@ def parse_dictionary(text: str) -> dict[str, str] | None:
     return members
 
 
+def parse_item(text: str | None) -> str | None:
+    """The value of an item as it is written, without parameters (section 4.2.3); `None`: absent or malformed."""
+    found = _ITEM.fullmatch((text or "").strip(" "))
+    return None if found is None else found[1]
+
+
+def parse_boolean(item: str | None) -> bool | None:
+    """The boolean that *item* writes (section 3.3.6); `None`: absent or an item of another type."""
+    return {"?1": True, "?0": False}.get(item or "")
+
+
 def parse_integer(item: str | None) -> int | None:
     """The integer that *item* writes (section 3.3.1); `None`: absent or an item of another type."""
     return int(item) if item is not None and _INTEGER.fullmatch(item) else None
@@ -55,6 +67,11 @@ def parse_integer(item: str | None) -> int | None:
 def format_integer(number: int) -> str:
     """*number*, at most the 15 digits that an integer may have (section 3.3.1)."""
     return str(min(max(number, -_MAX_INTEGER), _MAX_INTEGER))
+
+
+def format_boolean(value: bool) -> str:
+    """A boolean (section 3.3.6)."""
+    return "?1" if value else "?0"
 
 
 def format_bytes(raw: bytes) -> str:

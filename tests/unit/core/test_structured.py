@@ -1,4 +1,4 @@
-"""Structured fields: dictionaries to read, items to write (RFC 9651)."""
+"""Structured fields: dictionaries and items (RFC 9651)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.core.structured import (
+    format_boolean,
     format_bytes,
     format_integer,
     format_text,
+    parse_boolean,
     parse_dictionary,
     parse_integer,
+    parse_item,
 )
 
 DICTIONARIES = [
@@ -141,3 +144,22 @@ def test_any_text_can_be_written(text: str) -> None:
     """What is written is a well-formed item."""
     shown = format_text(text)
     assert parse_dictionary(f"a={shown}") == {"a": shown}
+
+
+@pytest.mark.parametrize(
+    ("text", "item"),
+    [
+        ("5", "5"), (" 5 ", "5"), ("-5", "-5"), ("5;a;b=2", "5"), ("?1", "?1"), (":aGk=:;x", ":aGk=:"),
+        (None, None), ("", None), ("5, 6", None), ("5 6", None), ("5;", None), ("?2", None), ("1" * 16, None),
+        ("\t5", None), ("5\n", None), ("(5)", None), ("\u0665", None),
+    ],
+)  # fmt: skip
+def test_4_2_3_an_item_has_one_value(text: str | None, item: str | None) -> None:
+    """Its parameters are left out; anything beside it, such as a second field line, and there is none."""
+    assert parse_item(text) == item
+
+
+def test_3_3_6_booleans() -> None:
+    """They are written ?1 and ?0; anything else is none."""
+    assert [parse_boolean(item) for item in ("?1", "?0", "1", "true", None, "")] == [True, False, *[None] * 4]
+    assert [format_boolean(value) for value in (True, False)] == ["?1", "?0"]
