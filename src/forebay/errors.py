@@ -695,6 +695,20 @@ class UploadTaken(RequestError):
         return f"upload {self.uid} was taken over by a newer message; ask for its offset and go on there"
 
 
+class UploadVersionRefused(RequestError):
+    """The message is of a version of an upload protocol that is not spoken here; nothing was done."""
+
+    code = "upload_version_refused"
+    status = 412
+
+    def __init__(self, *, expected: str, got: str) -> None:
+        super().__init__(expected, got)
+        self.expected, self.got = expected, got
+
+    def __str__(self) -> str:
+        return f"expected {self.expected}, got {self.got[:40] or 'none'!r}"
+
+
 class UploadStalled(RequestError):
     """The body of an upload came slower than `stall_bytes_per_s`; what came of it before stays."""
 

@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         default=64 << 20, ge=0, description="Free space that uploads leave; beyond that they are refused."
     )
 
-    @field_validator("allow_networks", "allow_hosts", mode="before", check_fields=False)
+    @field_validator("allow_networks", "allow_hosts", "allow_origins", mode="before", check_fields=False)
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -181,6 +181,9 @@ class ServerSettings(Settings):
     tls_key: Path | None = Field(default=None, description="The certificate's key (PEM).")
     allow_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Names that the server answers for, besides its address; * for any."
+    )
+    allow_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Origins whose pages may upload, such as https://app.example.org; * for any."
     )
     insecure: bool = Field(
         default=False, description="Listen on an address that others reach although no token exists."

@@ -72,6 +72,13 @@ def serve(  # as long as its options: Typer reads them from the parameters
             help="A name that it answers for, besides its address: the one that clients use.",
         ),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin", metavar="ORIGIN", show_default=False, rich_help_panel=_REACH,
+            help="Another site whose pages may upload here, such as https://app.example.org.",
+        ),
+    ] = None,
     functions: Annotated[
         str | None,
         typer.Option(
@@ -99,8 +106,8 @@ def serve(  # as long as its options: Typer reads them from the parameters
     """
     settings = _settings(
         data, host=host, port=port, workers=workers, tls_cert=tls_cert, tls_key=tls_key,
-        allow_hosts=allow_host, insecure=insecure, allow_networks=allow_network, allow_private=allow_private,
-        functions=functions,
+        allow_hosts=allow_host, allow_origins=allow_origin, insecure=insecure, allow_networks=allow_network,
+        allow_private=allow_private, functions=functions,
     )  # fmt: skip
     found = None
     if settings.functions is not None:

@@ -2,8 +2,9 @@
 
 A server on loopback is within reach of each page that its user's browser shows. Two things keep those out:
 Host must be a name of ours (a page that points its own name at us, "DNS rebinding", still sends its own), and
-what does something must not come from a page of another site (Fetch Metadata; Origin). There are no cookies and
-no CORS fields: nothing is granted to a page because of who looks at it, and none of another site reads answers.
+what does something must not come from a page of another site (Fetch Metadata; Origin). There are no cookies, and
+CORS fields for uploads only, where a setting names the site: nothing is granted to a page because of who looks at
+it, and none of another site reads answers.
 """
 
 from __future__ import annotations
@@ -184,33 +185,72 @@ def host_of(fields: Mapping[bytes, list[str]], *, http_version: str) -> Authorit
 _ORIGIN = re.compile(r"(https?)://(.+)")
 
 
-def check_site(fields: Mapping[bytes, list[str]], own: Authority | None, *, scheme: str) -> None:
-    """Refuse what a page of another site sent: raises `CrossSiteRefused`.
+@lru_cache(maxsize=256)
+def _parse_origin(text: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of an origin as browsers write it (RFC 6454); None for ``null`` and whatever else."""
+    found = _ORIGIN.fullmatch(text)
+    authority = None if found is None else parse_authority(found[2])
+    if found is None or authority is None:
+        return None
+    return found[1], authority.host, authority.port or (443 if found[1] == "https" else 80)
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """The origins of pages that may send something although they are of another site. Made by `of`."""
+
+    known: frozenset[tuple[str, str, int]] = frozenset()
+    every: bool = False
+
+    @classmethod
+    def of(cls, allowed: Iterable[str]) -> Origins:
+        """Those that are written so, such as ``https://app.example.org``; ``*`` for any. Raises `InvalidValue`."""
+        names = set(allowed)
+        parsed = {name: _parse_origin(name) for name in names - {"*"}}
+        for name, origin in parsed.items():
+            if origin is None:
+                raise InvalidValue(
+                    "allow_origins", expected="an origin such as https://app.example.org, or *", got=name
+                )
+        return cls(frozenset(origin for origin in parsed.values() if origin is not None), "*" in names)
+
+    def allow(self, origins: list[str]) -> bool:
+        """Whether a message with these ``Origin`` fields is from one of them."""
+        return len(origins) == 1 and (self.every or _parse_origin(origins[0]) in self.known)
+
+
+NO_ORIGINS = Origins()
+
+
+def check_site(
+    fields: Mapping[bytes, list[str]], own: Authority | None, *, scheme: str, allowed: Origins = NO_ORIGINS
+) -> None:
+    """Refuse what a page of another site sent, unless that is *allowed*: raises `CrossSiteRefused`.
 
     Browsers say it in ``Sec-Fetch-Site``, over plain HTTP beyond loopback only in ``Origin``; programs say
     neither. ``none`` is the user's own doing, such as an address that was typed. A site is not enough: another
     port of this machine is ``same-site``.
     """
+    origins = fields.get(b"origin", [])
+    if allowed.allow(origins):
+        return
     for site in fields.get(b"sec-fetch-site", ()):
         if site not in ("same-origin", "none"):
             raise CrossSiteRefused(field="Sec-Fetch-Site", got=site)
-    for origin in fields.get(b"origin", ()):
+    for origin in origins:
         if not _is_own(origin, own, scheme=scheme):
             raise CrossSiteRefused(field="Origin", got=origin)
 
 
 def _is_own(origin: str, own: Authority | None, *, scheme: str) -> bool:
-    found = _ORIGIN.fullmatch(origin)
-    if found is None or own is None:
+    theirs = _parse_origin(origin)
+    if theirs is None or own is None:
         return False  # "null": a sandboxed page, a file, a redirect from elsewhere
     # We see http where a proxy before us speaks TLS; where we speak it ourselves, nothing else is ours.
-    if scheme == "https" and found[1] != "https":
+    if scheme == "https" and theirs[0] != "https":
         return False
-    theirs = parse_authority(found[2])
-    if theirs is None:
-        return False
-    usual = 443 if found[1] == "https" else 80
-    return (theirs.host, theirs.port or usual) == (own.host, own.port or usual)
+    usual = 443 if theirs[0] == "https" else 80
+    return theirs[1:] == (own.host, own.port or usual)
 
 
 # --- the token ----------------------------------------------------------------------------------------
@@ -265,12 +305,20 @@ class Access:
         self._used: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def check(self, scope: Mapping[str, Any], need: Scope | None = "read", *, door: bool = False) -> Granted:
+    def check(
+        self,
+        scope: Mapping[str, Any],
+        need: Scope | None = "read",
+        *,
+        door: bool = False,
+        allowed: Origins = NO_ORIGINS,
+    ) -> Granted:
         """What whoever sent the request of *scope* may do; at least *need*.
 
         To be called before anything else is done. *need* None: a token is not asked for, such as for a health
-        check. *door*: a GET does something, too. Raises `HostInvalid`, `HostRefused`, `CrossSiteRefused`,
-        `TokenMissing`, `TokenInvalid`, `ScopeMissing`; `StorageError` when the catalog cannot be asked.
+        check. *door*: a GET does something, too. *allowed*: other sites whose pages may ask. Raises
+        `HostInvalid`, `HostRefused`, `CrossSiteRefused`, `TokenMissing`, `TokenInvalid`, `ScopeMissing`;
+        `StorageError` when the catalog cannot be asked.
         """
         fields: dict[bytes, list[str]] = {}
         for name, value in scope["headers"]:
@@ -280,7 +328,7 @@ class Access:
         if own is not None and not self._hosts.allow(own.host):
             raise HostRefused(own.host)
         if door or need not in ("read", None) or scope.get("method") not in _SAFE_METHODS:
-            check_site(fields, own, scheme=scope.get("scheme", "http"))
+            check_site(fields, own, scheme=scope.get("scheme", "http"), allowed=allowed)
         if need is None:
             return NOTHING
         granted = self._granted(fields.get(b"authorization", []))

@@ -15,7 +15,7 @@ from forebay.bay import Forebay
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.errors import MethodRefused
 from forebay.messages.problems import note_if_ours
-from forebay.server.access import Access, Granted, Hosts
+from forebay.server.access import Access, Granted, Hosts, Origins
 from forebay.server.api import make_api, scope_needed
 from forebay.server.basin import Basin
 from forebay.server.bodies import (
@@ -28,10 +28,13 @@ from forebay.server.bodies import (
     check_json,
     read_body,
 )
+from forebay.server.cors import Cors
 from forebay.server.deliver import Delivery
 from forebay.server.door import Door
 from forebay.server.functions import Calls
 from forebay.server.problems import SECURITY_FIELDS, send_problem
+from forebay.server.tus import Tus
+from forebay.server.uploading import Intake
 from forebay.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ log = logging.getLogger(__name__)
 Send = Callable[[Message], Awaitable[None]]
 
 _CONTENT = re.compile(r"/v1/request/([^/]+)/response/v/([^/]+)/content")
+_UPLOADS = "/v1/upload"
 # Nothing in them is anybody's; a browser and a load balancer have no token.
 _OPEN = frozenset({"/", "/docs", "/openapi.json", "/readyz"})
 
@@ -90,6 +94,9 @@ class Application:
         self._access = Access(basin.bay.tokens, delivery.reader, delivery.until_commit(), hosts)
         self._door = Door(basin, delivery)
         self._calls = Calls(basin, delivery)
+        self._cors = Cors(Origins.of(self._settings.allow_origins))
+        self._intake = Intake(basin)
+        self._dialects = (Tus(delivery, self._intake),)
         basin.start(self._access.write_uses)
         self._basin = basin
 
@@ -101,6 +108,7 @@ class Application:
 
     def _close(self) -> None:
         self._calls.close()
+        self._intake.close()
         self._delivery.close()
 
     # --- one request -----------------------------------------------------------------------------------
@@ -108,6 +116,8 @@ class Application:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("root_path"):
             scope = _unmounted(scope)
+        if scope["path"].startswith(_UPLOADS):
+            send = self._cors.sending(scope, send)
         sent = _Sent(send)
         try:
             await self._answer(scope, receive, sent)
@@ -140,6 +150,10 @@ class Application:
                 scope, receive, sent, granted=granted, request_id=content[1], version=content[2]
             )
             return
+        if path.startswith(_UPLOADS):
+            for dialect in self._dialects:
+                if await dialect.handle(scope, receive, sent, check=self._check_upload):
+                    return
         if await self._calls.handle(scope, receive, sent, check=self._check_call):
             return
         granted = self._check(scope, None if path in _OPEN else scope_needed(self._api, scope))
@@ -148,6 +162,10 @@ class Application:
     def _check(self, scope: Scope, need: TokenScope | None, *, door: bool = False) -> Granted:
         assert self._access is not None
         return self._access.check(scope, need, door=door)
+
+    def _check_upload(self, scope: Scope, need: TokenScope | None) -> Granted:
+        assert self._access is not None
+        return self._access.check(scope, need, allowed=self._cors.allowed)
 
     def _check_call(self, scope: Scope, need: TokenScope) -> Granted:
         return self._check(scope, need, door=True)  # a GET of a function may do something, too

@@ -175,9 +175,19 @@ class Delivery:
             await _send_whole(send, answer, await self._small(found))
         else:
             with await self._open(found) as file:
-                await send(_start(answer))
-                await self._outflow.send(send, reader, answer.body, StoredSource(file.fileno(), self._pool))
+                await self._send_file(send, reader, answer, file)
         return answer
+
+    async def opened(self, scope: Scope, send: Send, reader: Reader, content: Content, file: BinaryIO) -> None:
+        """Deliver *content*, of no version, whose bytes an open *file* has."""
+        answer = self._plan(scope, content)
+        assert isinstance(answer, Answer)  # its size is known
+        if not await _send_without_content(scope, send, answer):
+            await self._send_file(send, reader, answer, file)
+
+    async def _send_file(self, send: Send, reader: Reader, answer: Answer, file: BinaryIO) -> None:
+        await send(_start(answer))
+        await self._outflow.send(send, reader, answer.body, StoredSource(file.fileno(), self._pool))
 
     def _plan(self, scope: Scope, content: Content) -> Answer | AwaitSize:
         return plan(

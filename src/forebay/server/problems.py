@@ -86,11 +86,11 @@ async def send_problem(
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """Answer with *error* as a whole ASGI response. *head*: without its body (RFC 9110 section 9.3.2). *fields* and
-    *more* of the document come on top of those that each problem has."""
+    *more* of the document, with its status, come on top of those that each problem has."""
     note_if_ours(error)
-    status, document = problem_of(error)
+    _, document = problem_of(error)
     document |= more or {}
     body = problem_body(document)
     every = [*problem_fields(error), (b"content-length", b"%d" % len(body)), *fields]
-    await send({"type": "http.response.start", "status": status, "headers": every})
+    await send({"type": "http.response.start", "status": document["status"], "headers": every})
     await send({"type": "http.response.body", "body": b"" if head else body})

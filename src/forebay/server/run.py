@@ -32,7 +32,7 @@ from granian.server import MPServer
 
 from forebay.bay import Forebay
 from forebay.errors import InvalidValue, PortTaken, StorageFailed
-from forebay.server.access import Hosts
+from forebay.server.access import Hosts, Origins
 from forebay.server.process import load
 from forebay.settings import ServerSettings
 
@@ -98,6 +98,7 @@ def serve(
 def _check(settings: ServerSettings) -> bool:
     """Whether a token is needed. Raises what would otherwise come from each process in turn."""
     Hosts.of(settings.host, settings.allow_hosts)
+    Origins.of(settings.allow_origins)
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise InvalidValue("tls_key", expected="it and tls_cert, or neither", got="one of them")
     with Forebay(settings) as bay:

@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 from forebay.errors import UploadStalled, UploadTaken
 from forebay.server.basin import Basin
 from forebay.server.bodies import Disconnected, Receive
+from forebay.uploads.sessions import Uploads
 from forebay.uploads.states import UploadState
 from forebay.uploads.writing import Writer
 
@@ -35,10 +36,15 @@ class Intake:
     """Takes the bodies of uploads in, in one event loop."""
 
     def __init__(self, basin: Basin) -> None:
-        self.uploads = basin.bay.uploads
+        self._bay = basin.bay
         self.settings = basin.settings
         self._pool = ThreadPoolExecutor(_THREADS, "forebay-upload")
         self._bodies = 0
+
+    @property
+    def uploads(self) -> Uploads:
+        """The sessions."""
+        return self._bay.uploads
 
     def close(self) -> None:
         """Take nothing any more."""
@@ -59,16 +65,18 @@ class Intake:
         *,
         owner: str | None,
         offset: int | None,
+        size: int | None = None,
         checksum: tuple[str, str] | None = None,
         digests: Mapping[str, str] | None = None,
         is_last: bool = False,
     ) -> UploadState:
         """Append a whole body to an upload, and complete that when it is whole; durable on return.
 
-        *offset*, *checksum*: see `Uploads.writer`. *digests*: what the whole must have. *is_last*: the upload ends
-        where the body does. How the upload stands after that, whoever goes on with it meanwhile. Raises what
-        `Uploads.writer`, `Writer.write` and `Writer.complete` raise, `UploadTaken`, `UploadStalled`, and
-        `Disconnected` when the body breaks off: what came until then stays, unless it was under a checksum.
+        *offset*, *checksum*: see `Uploads.writer`. *size*: the length, where it is said only now. *digests*: what
+        the whole must have. *is_last*: the upload ends where the body does. How the upload stands after that,
+        whoever goes on with it meanwhile. Raises what `Uploads.writer`, `Writer.write` and `Writer.complete`
+        raise, `UploadTaken`, `UploadStalled`, and `Disconnected` when the body breaks off: what came until then
+        stays, unless it was under a checksum.
         """
         body = _Body(uid, receive, self)
         writer = await self.run(
@@ -76,6 +84,8 @@ class Intake:
         )
         self._bodies += 1
         try:
+            if size is not None:
+                await self.run(writer.set_size, size)
             await body.pour(writer)
         except (Disconnected, UploadStalled):
             await self.run(writer.drop if checksum is not None else writer.close)
@@ -135,7 +145,8 @@ class _Body:
         self._go_on_until(self._loop.time() + (0.0 if self._is_taken else self._window_s))
 
     async def pour(self, writer: Writer) -> None:
-        """Write all of it. After an error, too, what came before has been written, and no thread writes any more."""
+        """Write all of it. Also after an error: what came before has been written, and no thread writes any
+        more."""
         try:
             async with self._clock:
                 self._go_on()

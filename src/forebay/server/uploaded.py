@@ -1,0 +1,28 @@
+"""A finished upload, out again: what every dialect answers to GET."""
+
+from __future__ import annotations
+
+from forebay.core.delivery import Content
+from forebay.core.fields import format_http_date
+from forebay.messages.outflow import Reader
+from forebay.models import Upload
+from forebay.server.bodies import Receive, Scope
+from forebay.server.deliver import Delivery
+from forebay.server.problems import Send
+
+
+async def send_upload(delivery: Delivery, scope: Scope, receive: Receive, send: Send, upload: Upload) -> None:
+    """Answer a GET or HEAD with the bytes of *upload*: ranges, preconditions and Repr-Digest as of a version."""
+    content = Content(
+        etag=f'"{upload.sha256}"',
+        last_modified=format_http_date(upload.created.timestamp()),
+        fetched_at=upload.created.timestamp(),
+        size_bytes=upload.totalSize,
+        sha256=upload.sha256,
+        media_type=upload.media_type,
+        filename=upload.fileName,
+        # It may be cancelled, and it expires; and with tokens it is nobody else's.
+        extra=(("Cache-Control", "private, no-cache"),),
+    )
+    with await delivery.basin.run(upload.open) as file, Reader(receive) as reader:
+        await delivery.opened(scope, send, reader, content, file)
