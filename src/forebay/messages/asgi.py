@@ -37,6 +37,16 @@ class Receiving:
         self._room = asyncio.Event()
         self._room.set()
 
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive) -> Receiving:
+        """The one of this exchange, whoever asks first: two that receive would take each other's events."""
+        if isinstance(receive, Receiving):
+            return receive
+        shared: Receiving | None = scope.get("forebay.receiving")
+        if shared is None or shared._receive is not receive:
+            shared = scope["forebay.receiving"] = cls(receive)
+        return shared
+
     def close(self) -> None:
         """Wait for nothing any more."""
         if self._arriving is not None:
@@ -59,10 +69,14 @@ class Receiving:
                 self._room.clear()
             await self._room.wait()
 
+    async def _one(self) -> Message:
+        # In a coroutine of ours: what granian's gives looks like a future, and never tells who waits beside it.
+        return await self._receive()
+
     async def _arrive(self) -> Message | None:
         """Wait for one event and keep it, once for all who wait; the disconnect, when that is what came."""
         if self._arriving is None:
-            self._arriving = asyncio.ensure_future(self._receive())
+            self._arriving = asyncio.create_task(self._one())
         arriving = self._arriving
         await asyncio.wait((arriving,))  # does not cancel it with who waits
         event = arriving.result()

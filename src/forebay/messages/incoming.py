@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from forebay.errors import ClientGone, InvalidValue, StateError
 from forebay.messages.arrival import Arrival
-from forebay.messages.asgi import Receive, Scope
+from forebay.messages.asgi import Receive, Receiving, Scope
 from forebay.messages.documents import read_document
 from forebay.messages.headers import Given, Headers
 
@@ -133,7 +133,7 @@ class IncomingMessage:
         message = cls(scope["method"], _url_of(scope, headers), headers=headers)
         message._remote_address = client[0] if client else None
         message._loop = loop or asyncio.get_running_loop()
-        message._body = Arrival(receive, max_bytes=max_bytes)
+        message._body = Arrival(Receiving.of(scope, receive), max_bytes=max_bytes)
         return message
 
     # --- what it says ----------------------------------------------------------------------------------

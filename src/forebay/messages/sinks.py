@@ -113,8 +113,8 @@ class AsgiSink:
     ) -> None:
         self._scope, self._send = scope, send
         self._loop = loop or asyncio.get_running_loop()
-        self._own = None if isinstance(receive, Receiving) else Receiving(receive)
-        self._receiving = self._own or receive
+        self._receiving = Receiving.of(scope, receive)
+        self._own = None if self._receiving is receive else self._receiving
         self._gone: asyncio.Task[None] | None = None
         self._waits: set[asyncio.Timeout] = set()
         self._tasks: set[asyncio.Task[object]] = set()
@@ -212,7 +212,6 @@ class AsgiSink:
             raise
 
     async def _receiving_gone(self) -> None:
-        assert isinstance(self._receiving, Receiving)
         await self._receiving.gone()
         for limit in self._waits:
             limit.reschedule(self._loop.time())
