@@ -4,6 +4,7 @@ with Wire(served.url) as wire:
     bay = forebay.open(wire.url)
     wire.cut_after(1_000_000)       # once, when so many bytes more have come from the server
     wire.received                   # bytes that came from the server
+    wire.cut_after_sent(1_000_000)  # once, when so many bytes more have gone to the server
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -32,6 +34,8 @@ class Wire:
         self._open: set[socket.socket] = set()
         self._cut_at: int | None = None
         self._cut_every = self._cuts_left = 0
+        self._cut_sent_at: int | None = None
+        self._then: Callable[[], object] = lambda: None
         self._refusing = self._for_good = False
         self.received = self.sent = self.connections = self.cuts = 0
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
@@ -48,6 +52,20 @@ class Wire:
         with self._changed:
             self._cut_at, self._for_good = self.received + size_bytes, for_good
             self._cut_every, self._cuts_left = size_bytes, times
+
+    def cut_after_sent(
+        self, size_bytes: int, *, then: Callable[[], object] = lambda: None, for_good: bool = False
+    ) -> None:
+        """End the connection on which, from now on, the last of so many bytes goes to the server, once: *then* is
+        called before that. *for_good*: and refuse those that come after it."""
+        with self._changed:
+            self._cut_sent_at, self._then, self._for_good = self.sent + size_bytes, then, for_good
+
+    def wait_for_cut(self, cuts: int = 1, timeout: float = 60) -> None:
+        """Until it was cut so many times."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.cuts >= cuts, timeout):
+                raise AssertionError(f"expected {cuts} cuts, got {self.cuts}; {self.sent} bytes went to the server")
 
     def refuse(self, refusing: bool = True) -> None:
         """Close each connection as soon as it comes, and those that there are; or no longer."""
@@ -113,8 +131,8 @@ class Wire:
             if not piece:
                 return False
             if key.fileobj is client:
-                self.sent += len(piece)
-                server.sendall(piece)
+                if self._send(server, piece):
+                    return False
                 continue
             with self._changed:
                 cut = self._cut_at is not None and self.received + len(piece) >= self._cut_at
@@ -130,3 +148,21 @@ class Wire:
             if cut:
                 return False
         return True
+
+    def _send(self, server: socket.socket, piece: bytes) -> bool:
+        """Pass *piece* on to the server; whether that is where the connection is to be cut."""
+        with self._changed:
+            cut = self._cut_sent_at is not None and self.sent + len(piece) >= self._cut_sent_at
+            if cut:
+                assert self._cut_sent_at is not None
+                piece = piece[: self._cut_sent_at - self.sent]
+                self._cut_sent_at = None
+                self._refusing |= self._for_good
+            self.sent += len(piece)
+        server.sendall(piece)
+        if cut:
+            self._then()
+            with self._changed:
+                self.cuts += 1
+                self._changed.notify_all()
+        return cut
