@@ -22,14 +22,17 @@ from pydantic import ValidationError
 from forebay.catalog.catalog import Catalog, Registered, Usage
 from forebay.catalog.database import Database
 from forebay.catalog.frontier import Frontier
+from forebay.catalog.publishing import Published, publish
 from forebay.catalog.tokens import Tokens
+from forebay.catalog.uploads import UploadRows
 from forebay.clock import unix_now
 from forebay.content.files import FileContentStore
 from forebay.content.following import Following, Followings
 from forebay.content.partial import Partials
 from forebay.content.wakeups import Wakeups
+from forebay.core.filenames import safe_filename
 from forebay.core.strategies import Facts
-from forebay.core.urls import normalise_url, show_url
+from forebay.core.urls import request_url, show_url, upload_url
 from forebay.driving import Drive
 from forebay.durable import storage_errors
 from forebay.errand import Errand, make_job
@@ -53,18 +56,30 @@ from forebay.housekeeping import Housekeeping, Touches
 from forebay.models import (
     UNDER_WAY,
     AnyStrategy,
+    Never,
     Request,
     RequestCacheConfiguration,
     RequestSpec,
     Response,
+    Upload,
     check_tag,
     invalid_from,
     without_secrets,
 )
 from forebay.reading import Opening
-from forebay.reports import Fetched, GcReport, OnProgress, Progress, StorageUsage, VerifyReport, response_or_raise
+from forebay.reports import (
+    Fetched,
+    GcItem,
+    GcReport,
+    OnProgress,
+    Progress,
+    StorageUsage,
+    VerifyReport,
+    response_or_raise,
+)
 from forebay.settings import Settings
 from forebay.trust import system_ca_file
+from forebay.uploads.sessions import Uploads
 from forebay.wishes import Wish, is_request_id, strategy_of, the_one, wishes
 
 if TYPE_CHECKING:
@@ -127,6 +142,16 @@ class Forebay:
             extension_for=extension_for,
             after_finish=self._house.after,
         )
+        self.uploads = Uploads(
+            self.folder / "uploads",
+            rows=UploadRows(self._database),
+            store=self.store,
+            settings=settings,
+            me=self.owner.id,
+            is_alive=self.owner.is_alive,
+            clock=self._clock,
+            publish=self._publish,
+        )
         self.functions = Registry(self)
         self._at_close: list[Callable[[], None]] = []
         self._closed = False
@@ -152,6 +177,7 @@ class Forebay:
         self._closed = True
         for call in self._at_close:
             call()
+        self.uploads.close()
         self._fetcher.close()
         try:
             self._touches.write()
@@ -456,7 +482,7 @@ class Forebay:
         the ids when several have that URL."""
         if is_request_id(url):
             return without_secrets(self.catalog.request(url, now=self._clock()).request)
-        return without_secrets(the_one(self.catalog.requests_of_url(normalise_url(url)), url))
+        return without_secrets(the_one(self.catalog.requests_of_url(request_url(url)), url))
 
     def _reread(self, response: Response) -> Response:
         found = self.catalog.response(response.id, now=self._clock())
@@ -490,9 +516,14 @@ class Forebay:
 
     def gc(self, *, dry_run: bool = False) -> GcReport:
         """Drop what retention, the quota, a day's undo and the sweep say; with *dry_run*, only tell."""
+        over = self.uploads.overdue()
         if not dry_run:
             self.wakeups.sweep()
-        return self._house.gc(dry_run=dry_run)
+            self.uploads.expire()
+        report = self._house.gc(dry_run=dry_run)
+        report.items += [GcItem("upload", uid, None, size, "its time is over") for uid, size in over]
+        report.freed_bytes += sum(size for _, size in over)
+        return report
 
     def usage(self) -> StorageUsage:
         """What the folder holds."""
@@ -507,10 +538,34 @@ class Forebay:
             content_bytes=used.content_bytes,
             logical_bytes=used.logical_bytes,
             partial_bytes=sum(size for _, _, size in self.partials.leftovers()),
+            upload_bytes=self.uploads.used_bytes(),
             catalog_bytes=sum(file.stat().st_size for file in files if file.exists()),
             quota_bytes=self.settings.quota_bytes,
             free_bytes=shutil.disk_usage(self.folder).free,
         )
+
+    # --- uploads ---------------------------------------------------------------------------------------
+
+    def _publish(self, upload: Upload, name: str, tag: str | None) -> Response:
+        spec = RequestSpec(
+            url=upload_url(name), cache_configuration=RequestCacheConfiguration(recaching_strategy=Never())
+        )
+        published = Published(
+            upload.uploadUid,
+            upload.sha256,
+            upload.totalSize,
+            upload.media_type,
+            safe_filename(upload.fileName) or safe_filename(name) or "content",
+        )
+        checked = None if tag is None else check_tag(tag)
+        finished = publish(self._database, spec, published, tag=checked, now=self._clock())
+        self._house.after([finished])
+        response = (
+            None if finished.response_id is None else self.catalog.response(finished.response_id, now=self._clock())
+        )
+        if response is None:
+            raise UnknownVersion(spec.url, wanted=f"version {finished.lease.version} any more")
+        return response
 
     # --- functions -------------------------------------------------------------------------------------
 
@@ -599,9 +654,10 @@ class Forebay:
 
     def tend(self) -> None:
         """What is to be done now and then while a server runs: free what processes had that are gone, so that
-        their Requests are due, or somebody's who waits; and evict duplicates after their time."""
+        their Requests are due, or somebody's who waits; and drop duplicates and uploads after their time."""
         self._house.bury_the_dead()
         self._house.evict_duplicates()
+        self.uploads.expire()
 
     def write_touches(self) -> None:
         """Write the times of use that have gathered."""

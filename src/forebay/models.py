@@ -21,7 +21,7 @@ from forebay.core import strategies
 from forebay.core.digests import HASH_NAMES
 from forebay.core.fields import check_field, is_secret_field
 from forebay.core.strategies import Facts
-from forebay.core.urls import is_secret_parameter, normalise_url, show_url
+from forebay.core.urls import UPLOADED, is_secret_parameter, request_url, show_url
 from forebay.errors import InvalidValue, RequestError, StateError
 
 Status = Literal["wait", "in_progress", "ready", "duplicate", "failed"]
@@ -267,7 +267,7 @@ class RequestSpec(_Shown):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        return normalise_url(url)
+        return request_url(url)
 
     @field_validator("http_header_fields")
     @classmethod
@@ -295,6 +295,11 @@ class RequestSpec(_Shown):
     @classmethod
     def _check_hash(cls, name: str) -> str:
         return check_hash_name(name)
+
+    @property
+    def source(self) -> Source:
+        """Where its versions come from: an origin, or those who upload them under its name."""
+        return "upload" if self.url.startswith(UPLOADED) else "http"
 
     def signature(self) -> str:
         """SHA-256 over the canonical JSON of method, URL, params, fields, body and group, in hex."""
@@ -396,9 +401,6 @@ class Response(BaseModel):
 
 MAX_UPLOAD_BYTES = 2**62
 """More than any disk has; beyond it, no file system can count."""
-
-UPLOAD_URL = "forebay:"
-"""How the URL of a Request begins whose versions are uploaded; its name follows, percent-encoded."""
 
 
 class ChunkRequest(BaseModel):

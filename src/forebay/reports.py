@@ -70,6 +70,7 @@ class StorageUsage:
     content_bytes: int
     logical_bytes: int
     partial_bytes: int
+    upload_bytes: int
     catalog_bytes: int
     quota_bytes: int | None
     free_bytes: int
@@ -77,9 +78,9 @@ class StorageUsage:
 
 @dataclass(frozen=True, slots=True)
 class GcItem:
-    """One thing that goes, with its reason. *name*: a version, a digest, or a partial file's Request."""
+    """One thing that goes, with its reason. *name*: a version, a digest, a partial file's Request, or an upload."""
 
-    kind: Literal["version", "deleted", "content", "partial"]
+    kind: Literal["version", "deleted", "content", "partial", "upload"]
     name: str
     url: str | None
     size_bytes: int

@@ -53,7 +53,9 @@ def wishes(
 
     def make(url: str | RequestSpec) -> Wish:
         spec = url if isinstance(url, RequestSpec) else _spec(url, strategy)
-        return Wish(spec, asked=url, refresh=strategy, expected=expected, tag=tag, version=version, offline=offline)
+        # What is uploaded is never fetched: it is there or not.
+        stays = offline or spec.source == "upload"
+        return Wish(spec, asked=url, refresh=strategy, expected=expected, tag=tag, version=version, offline=stays)
 
     return make
 

@@ -59,7 +59,7 @@ def spec_values(spec: RequestSpec) -> dict[str, Any]:
         "http_header_fields": _dump(spec.http_header_fields),
         "http_query_params": _dump(spec.http_query_params),
         "http_request_body": _dump(spec.http_request_body or None),
-        "source": "http",
+        "source": spec.source,
         "group_name": spec.group_name,
         "description": spec.description,
         "documentation_link": spec.documentation_link,

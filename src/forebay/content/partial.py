@@ -11,6 +11,7 @@ A body that arrives in one piece never gets a mark: it is written, synced and co
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import platform
@@ -121,6 +122,7 @@ class PartialFile:
         self._data = -1
         self._mark = -1
         self._inode = 0
+        self._ahead = 0  # bytes behind the length that do not count yet
         self._marking = threading.Lock()
 
     @classmethod
@@ -152,6 +154,27 @@ class PartialFile:
         partial._state = State.STANDING
         return partial
 
+    @classmethod
+    def take_over(cls, folder: Path, name: str, part: Path, mark: Mark, *, ring: Callable[[], None]) -> PartialFile:
+        """Go on with *part* where *mark* says, under a new name and with a mark that nobody else has open: whatever
+        its old owner still does, it does not reach this. Bytes beyond the mark are cut off. The caller holds the
+        lock of *part* (`owned`) and removes the old mark."""
+        partial = cls(folder, name, generation=mark.generation, ring=ring)
+        with storage_errors("a partial file", folder):
+            early = partial._mark_path.with_suffix(".new")
+            partial._mark = os.open(early, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            part.chmod(0o600)  # its old owner may have died between `seal` and the commit
+            partial._data = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+            if os.fstat(partial._data).st_size > mark.length:
+                os.ftruncate(partial._data, mark.length)
+            partial._inode, partial.length = mark.inode, mark.length
+            partial.synced, partial._state = min(mark.synced, mark.length), State.STANDING
+            partial.keep_mark(mark.meta)
+            # The mark before the file: it is found by its inode, whatever its name.
+            early.rename(partial._mark_path)
+            part.rename(partial.path)
+        return partial
+
     def keep_mark(self, meta: bytes, *, standing: bool = False) -> None:
         """Begin to keep a mark, with *meta* in it: from here on the file can be resumed and followed.
         *standing*: nobody will write until it is resumed."""
@@ -173,21 +196,46 @@ class PartialFile:
         """Whether a mark is kept."""
         return self._mark >= 0
 
-    def append(self, data: memoryview) -> None:
-        """Write *data* at the end, then advance the mark."""
+    def append(self, data: memoryview, *, counts: bool = True) -> None:
+        """Write *data* at the end, then advance the mark; unless it *counts* only from `count` on."""
         with storage_errors("a partial file", self._folder):
+            end = self.length + self._ahead
             try:
-                write_all(self._data, data, self.length)
+                write_all(self._data, data, end)
             except OSError:
                 with contextlib.suppress(OSError):  # on a full disk the catalog wants this space, to say so
-                    os.ftruncate(self._data, self.length)
+                    os.ftruncate(self._data, end)
                 raise
-            self.length += len(data)
+            self._ahead += len(data)
+        if counts:
+            self.count()
+
+    def count(self) -> None:
+        """Everything that was appended counts."""
+        with storage_errors("a partial file", self._folder):
+            self.length, self._ahead = self.length + self._ahead, 0
             self._state = State.GROWING
             if self._mark >= 0:
                 self._advance()
         if self._mark >= 0:
             self._ring()
+
+    def forget(self) -> None:
+        """Drop what was appended and does not count."""
+        if self._ahead:
+            self._ahead = 0
+            with storage_errors("a partial file", self._folder):
+                os.ftruncate(self._data, self.length)
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[bool]:
+        """Hold the file against who would take it over; whether it still is ours."""
+        with storage_errors("a partial file", self._folder):
+            fcntl.flock(self._data, fcntl.LOCK_EX)
+            try:
+                yield self._is_ours()
+            finally:
+                fcntl.flock(self._data, fcntl.LOCK_UN)
 
     def _advance(self) -> None:
         # `sync` runs beside `append`: neither may write an older mark over the other's.
@@ -268,7 +316,10 @@ class PartialFile:
 
     def _is_ours(self) -> bool:
         """Whether the mark still has our name: whoever adopted it goes on with the same file."""
-        return self.marked and self._mark_path.stat().st_ino == os.fstat(self._mark).st_ino
+        try:
+            return self.marked and self._mark_path.stat().st_ino == os.fstat(self._mark).st_ino
+        except FileNotFoundError:
+            return False
 
     def leave(self) -> None:
         """The bytes are committed under their digest: remove what is left here. Without a mark that is nothing."""

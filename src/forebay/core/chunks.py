@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 Span = tuple[int, int]
 
-_SLACK_BYTES = 16 << 20
+_SLACK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where the bytes of chunk *number* are."""
+    """Where the bytes of chunk *number* are. *claim*: another one is of other bytes."""
 
     number: int
     offset: int
     size: int
+    claim: int = 0
 
 
 def chunk_size_of(layout: Layout, number: int, size: int) -> int | None:
@@ -82,9 +83,9 @@ def place(layout: Layout, number: int, size: int, *, slot_taken: bool) -> Place:
     return Place(offset, Layout(layout.count, layout.total, layout.chunk_size, offset + size))
 
 
-def is_overfull(layout: Layout) -> bool:
-    """Whether more was appended than honest senders need: each chunk once at the end and once again, and some."""
-    return layout.tail > 3 * layout.total + _SLACK_BYTES
+def is_overfull(layout: Layout, taken: int) -> bool:
+    """Whether *taken* bytes are more than an honest sender needs: each chunk three times, and some."""
+    return taken > 3 * layout.total + _SLACK_BYTES
 
 
 def missing(count: int, numbers: Iterable[int]) -> tuple[Span, ...]:

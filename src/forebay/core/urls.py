@@ -13,6 +13,9 @@ from forebay.errors import InvalidUrl, InvalidValue
 MAX_URL_BYTES = 8192
 """The longest URL that is fetched; RFC 9110 section 4.1 asks for 8000, nginx and Apache stop near 8 KiB."""
 
+UPLOADED = "forebay:"
+"""How the URL of a Request begins whose versions are uploaded."""
+
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # RFC 3986 appendix B, with the scheme held to its grammar so that `a b:c` is a relative path.
@@ -52,6 +55,29 @@ def normalise_url(url: str) -> str:
     the origin. Idempotent. Raises `InvalidUrl`, which never shows a secret.
     """
     return _join(_parse(url))
+
+
+def request_url(url: str) -> str:
+    """The spelling of *url* that identifies a Request: of something that is fetched (`normalise_url`), or of what
+    is uploaded under a name, ``forebay:<name>`` with the name percent-encoded. Raises `InvalidUrl`."""
+    scheme, colon, name = url.strip().partition(":")
+    if scheme.lower() != "forebay" or not colon:
+        return normalise_url(url)
+    try:
+        return upload_url(unquote(name, errors="strict"))
+    except UnicodeError:
+        raise InvalidUrl(show_url(url)[:200], reason="its name is no UTF-8") from None
+
+
+def upload_url(name: str) -> str:
+    """The URL of what is uploaded under *name*, which may be any text. Raises `InvalidValue`."""
+    try:
+        encoded = quote(name, safe="/")
+    except UnicodeEncodeError as error:
+        raise InvalidValue("name", expected="Unicode text", got="a lone surrogate") from error
+    if not 0 < len(encoded) <= MAX_URL_BYTES - len(UPLOADED):
+        raise InvalidValue("name", expected=f"1 to {MAX_URL_BYTES - len(UPLOADED)} bytes", got=name)
+    return UPLOADED + encoded
 
 
 def origin_of(url: str) -> str:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Literal
+
+from forebay.catalog.uploads import UploadRow
+from forebay.models import Upload
 
 Kind = Literal["sequential", "chunks"]
 
@@ -47,3 +51,41 @@ class UploadState:
     def is_whole(self) -> bool:
         """Whether every byte is there."""
         return self.is_complete or (self.kind == "sequential" and self.offset == self.size)
+
+
+def state_of(row: UploadRow, *, offset: int) -> UploadState:
+    """What *row* says."""
+    return UploadState(
+        uid=row.id,
+        owner=row.owner,
+        kind="chunks" if row.kind == "chunks" else "sequential",
+        file_name=row.file_name,
+        media_type=row.media_type,
+        metadata=row.metadata,
+        note=row.note,
+        size=row.size,
+        offset=offset,
+        created=row.created_at,
+        expires=row.expires_at,
+        is_partial=row.is_partial,
+        is_complete=row.state == "complete",
+        sha256=row.sha256,
+    )
+
+
+def upload_of(row: UploadRow, *, media_type: str) -> Upload:
+    """The `Upload` of a *row* that is complete, and not partial."""
+    assert row.sha256 is not None
+    assert row.size is not None
+    return Upload(
+        uploadUid=row.id,
+        fileName=row.file_name,
+        totalSize=row.size,
+        sha256=row.sha256,
+        media_type=media_type,
+        metadata=row.metadata,
+        created=datetime.fromtimestamp(row.created_at, UTC),
+        expires=None if row.expires_at is None else datetime.fromtimestamp(row.expires_at, UTC),
+        owner=row.owner,
+        state="complete" if row.response_id is None else "published",
+    )

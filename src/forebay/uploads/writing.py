@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
+from forebay.catalog.uploads import UploadRow
+from forebay.content.partial import PartialFile
+from forebay.core import digests
+from forebay.errors import ChecksumMismatch, ForebayError, UploadIncomplete, UploadTaken, UploadTooLarge
 from forebay.models import Upload
+from forebay.uploads.hashing import Running
 
 Cut = Callable[[], None]
+
+# Hashed beside the write from here on: below, handing over costs more than it saves.
+_BESIDE_BYTES = 64 << 10
+# Written back while more comes, so that the last sync has little to do.
+_SYNC_BYTES = 32 << 20
+# What an upload without a length reserves at a time.
+_RESERVE_BYTES = 64 << 20
+
+
+class Sessions(Protocol):
+    """What a writer asks of the sessions that it is one of."""
+
+    def submit(self, call: Callable[[], object]) -> Future[object]:
+        """Call *call* in another thread."""
+        ...
+
+    def reserve(self, uid: str, needed: int, *, fence: int) -> int:
+        """See `forebay.catalog.uploads.UploadRows.reserve`."""
+        ...
+
+    def resize(self, uid: str, size: int) -> None:
+        """Say the length."""
+        ...
+
+    def ended(self, writer: Writer, running: Running | None) -> None:
+        """*writer* is closed; *running*: the digests of what is there."""
+        ...
+
+    def finish(
+        self, writer: Writer, partial: PartialFile, running: Running | None, digests: Mapping[str, str]
+    ) -> Upload | None:
+        """Make a whole upload complete; *partial* is closed then."""
+        ...
+
+    def sync_names(self) -> None:
+        """Make the names of the files survive a crash of the machine."""
+        ...
 
 
 class Writer:
@@ -17,11 +61,37 @@ class Writer:
     What was written and not yet acknowledged by `close` may be on the disk or not.
     """
 
-    uid: str
-    offset: int
-    """Where the next byte goes: what was taken so far, on the disk or not."""
-    size: int | None
-    """The declared length."""
+    def __init__(
+        self,
+        sessions: Sessions,
+        row: UploadRow,
+        partial: PartialFile,
+        *,
+        is_new: bool,
+        running: Running | None,
+        checksum: tuple[str, str] | None,
+        on_cut: Cut | None,
+        max_bytes: int | None,
+    ) -> None:
+        self.uid = row.id
+        self.fence = row.fence
+        self.size = row.size
+        """The declared length."""
+        self.offset = partial.length
+        """Where the next byte goes: what was taken so far, on the disk or not."""
+        self._sessions, self._partial, self._is_new = sessions, partial, is_new
+        self._reserved, self._max_bytes = row.reserved_bytes, max_bytes
+        self._running = running
+        self._before = running  # as it is when nothing under a checksum counts
+        self._checksum = checksum
+        self._hasher = None if checksum is None else digests.new_checksum(checksum[0])
+        if checksum is not None and running is not None:
+            self._running = running.copy()
+        self._on_cut = on_cut
+        self._is_cut = False
+        self._is_closed = False
+        self._syncing: Future[object] | None = None
+        self._synced = self.offset
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append *data*; the new offset. Pieces of 256 KiB to 1 MiB cost least.
@@ -29,7 +99,64 @@ class Writer:
         Raises `UploadTooLarge` for more than was declared or is allowed, of which nothing is taken; `UploadTaken`
         once a newer writer has the session; `StorageError`. What was taken before stays.
         """
-        raise NotImplementedError
+        view = memoryview(data).cast("B")
+        self._check_ours(not self._is_closed)
+        self._check_room(self.offset + len(view))
+        hashing = self._hash(view)
+        try:
+            with self._partial.owned() as is_ours:
+                self._check_ours(is_ours)
+                self._partial.append(view, counts=self._checksum is None)
+        except BaseException:
+            if hashing is not None:
+                hashing.result()
+            self._running = self._before = None  # it is ahead of the file
+            raise
+        if hashing is not None:
+            hashing.result()
+        self.offset += len(view)
+        self._sync_beside()
+        return self.offset
+
+    def _check_ours(self, is_ours: bool) -> None:
+        if self._is_cut or not is_ours:
+            raise UploadTaken(self.uid)
+
+    def _check_room(self, stop: int) -> None:
+        limit = self.size if self.size is not None else self._max_bytes
+        if limit is not None and stop > limit:
+            raise UploadTooLarge(limit_bytes=limit, got=stop)
+        if self.size is None and stop > self._reserved:
+            step = -(-stop // _RESERVE_BYTES) * _RESERVE_BYTES
+            self._reserved = self._sessions.reserve(self.uid, step, fence=self.fence)
+
+    def _hash(self, view: memoryview) -> Future[object] | None:
+        running, hasher = self._running, self._hasher
+
+        def update() -> None:
+            if running is not None:
+                running.update(view)
+            if hasher is not None:
+                hasher.update(view)
+
+        if running is None and hasher is None:
+            return None
+        if len(view) >= _BESIDE_BYTES:
+            return self._sessions.submit(update)
+        update()
+        return None
+
+    def _sync_beside(self) -> None:
+        if self._partial.length - self._synced < _SYNC_BYTES or self._checksum is not None:
+            return
+        if self._syncing is None or self._syncing.done():
+            self._synced = self._partial.length
+            self._syncing = self._sessions.submit(self._partial.sync)
+
+    def set_size(self, size: int) -> None:
+        """Say the length that was not known at creation; see `Uploads.set_size`."""
+        self._sessions.resize(self.uid, size)
+        self.size = size
 
     def close(self) -> int:
         """End the writing: return when all that was taken is on the disk, with the offset that may be told.
@@ -37,19 +164,83 @@ class Writer:
         Call it as well when the client has gone: what came stays. Raises `ChecksumMismatch` when the checksum that
         was announced is another: then nothing of it counts. `UploadTaken` when a newer writer has the session.
         """
-        raise NotImplementedError
+        if self._is_closed:
+            return self.offset
+        try:
+            self._verify()
+            self._partial.sync()
+            if self._is_new:
+                self._sessions.sync_names()
+            with self._partial.owned() as is_ours:
+                if not is_ours:
+                    raise UploadTaken(self.uid)
+        except BaseException:
+            self.drop()
+            raise
+        self._end()
+        return self.offset
+
+    def _verify(self) -> None:
+        self._wait_for_sync()
+        if self._checksum is None or self._hasher is None:
+            return
+        (algorithm, expected), got = self._checksum, digests.hex_digest(self._hasher)
+        if got != expected.lower():
+            raise ChecksumMismatch(algorithm=algorithm, expected=expected, got=got)
+        with self._partial.owned() as is_ours:
+            self._check_ours(is_ours)
+            self._partial.count()
+        self._checksum, self._before = None, self._running
 
     def drop(self) -> None:
         """End the writing without a checksum's verdict: what came under a checksum is dropped, other bytes stay."""
-        raise NotImplementedError
+        if self._is_closed:
+            return
+        with contextlib.suppress(ForebayError):
+            self._wait_for_sync()
+        if self._checksum is not None:
+            with contextlib.suppress(ForebayError), self._partial.owned() as is_ours:
+                if is_ours:
+                    self._partial.forget()
+            self._running, self.offset = self._before, self._partial.length
+        self._end()
+
+    def _wait_for_sync(self) -> None:
+        if self._syncing is not None:
+            self._syncing.result()
+            self._syncing = None
+
+    def _end(self) -> None:
+        self._is_closed = True
+        self._partial.close()
+        self._sessions.ended(self, None if self._is_cut else self._running)
 
     def complete(self, digests: Mapping[str, str] | None = None) -> Upload | None:
         """`close`, then `Uploads.complete` without another takeover."""
-        raise NotImplementedError
+        if self._is_closed:
+            raise UploadTaken(self.uid)
+        try:
+            self._verify()
+        except BaseException:
+            self.drop()
+            raise
+        if self.offset != self.size:
+            self.close()
+            raise UploadIncomplete(self.uid, missing=() if self.size is None else ((self.offset, self.size),))
+        self._is_closed = True
+        try:
+            return self._sessions.finish(self, self._partial, self._running, digests or {})
+        finally:
+            self._partial.close()
+            self._sessions.ended(self, self._running)
 
     def cut(self) -> None:
         """Take nothing any more; from any thread. What was taken before stays."""
-        raise NotImplementedError
+        if self._is_cut:
+            return
+        self._is_cut = True
+        if self._on_cut is not None and not self._is_closed:
+            self._on_cut()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,444 @@
+"""The rows of uploads and of their chunks: each change one transaction.
+
+An upload is ``open``, ``closing`` while one process makes it whole, then ``complete``. Its *fence* only grows:
+whoever takes the upload over gets the next one, and what was begun under an older one is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from forebay.catalog.contents import content_row, heal, note_orphans, write_contents
+from forebay.catalog.database import Database
+from forebay.catalog.rows import micros, seconds
+from forebay.catalog.schema import contents, upload_chunks, uploads
+from forebay.core.chunks import Extent, Layout, is_overfull, place, slot
+from forebay.errors import DiskReserved, LengthMismatch, TooManyUploads, UploadQuota, UploadTaken, UploadTooLarge
+
+Phase = Literal["open", "closing", "complete"]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """What uploads may take. *free_bytes*: of the disk now, beyond what is to stay free."""
+
+    max_bytes: int | None
+    max_open: int
+    max_open_per_owner: int
+    max_bytes_per_owner: int | None
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRow:
+    """One upload. Times are Unix seconds."""
+
+    id: str
+    owner: str | None
+    kind: str
+    state: Phase
+    closer: str | None
+    fence: int
+    file_name: str
+    media_type: str | None
+    metadata: dict[str, str]
+    note: str
+    digests: dict[str, str]
+    is_partial: bool
+    size: int | None
+    chunk_count: int | None
+    chunk_size: int | None
+    tail: int
+    claims: int
+    reserved_bytes: int
+    received_bytes: int
+    created_at: float
+    expires_at: float | None
+    sha256: str | None
+    response_id: str | None
+
+    @property
+    def layout(self) -> Layout:
+        """What is known of its chunks."""
+        assert self.chunk_count is not None
+        assert self.size is not None
+        return Layout(self.chunk_count, self.size, self.chunk_size, self.tail)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to write a chunk at a place that is nobody else's. The highest claim of those that were
+    acknowledged counts."""
+
+    upload_id: str
+    extent: Extent
+
+
+def _row_of(row: Row[Any]) -> UploadRow:
+    return UploadRow(
+        id=row.id,
+        owner=row.owner,
+        kind=row.kind,
+        state=row.state,
+        closer=row.closer,
+        fence=row.fence,
+        file_name=row.file_name,
+        media_type=row.media_type,
+        metadata=json.loads(row.metadata),
+        note=row.note,
+        digests=json.loads(row.digests),
+        is_partial=bool(row.is_partial),
+        size=row.size,
+        chunk_count=row.chunk_count,
+        chunk_size=row.chunk_size,
+        tail=row.tail,
+        claims=row.claims,
+        reserved_bytes=row.reserved_bytes,
+        received_bytes=row.received_bytes,
+        created_at=row.created_at / 1e6,
+        expires_at=seconds(row.expires_at),
+        sha256=row.content_sha256,
+        response_id=row.response_id,
+    )
+
+
+_BY_ID = select(uploads).where(uploads.c.id == bindparam("uid"))
+_INSERT = insert(uploads)
+_OF_NUMBER = select(upload_chunks).where(
+    upload_chunks.c.upload_id == bindparam("uid"), upload_chunks.c.number == bindparam("number")
+)
+_ACKNOWLEDGED = (
+    select(upload_chunks.c.number, upload_chunks.c.offset, upload_chunks.c.size, upload_chunks.c.claim)
+    .where(upload_chunks.c.upload_id == bindparam("uid"), upload_chunks.c.owner.is_(None))
+    .order_by(upload_chunks.c.number)
+)
+
+
+class UploadRows:
+    """The uploads of a folder. Times are Unix seconds; *me* names a process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- one upload -----------------------------------------------------------------------------------
+
+    def add(self, values: Mapping[str, Any], *, limits: UploadLimits, now: float, expires: float) -> UploadRow:
+        """A new upload, if the limits allow it. Durable on return. Raises `UploadTooLarge`, `TooManyUploads`,
+        `UploadQuota`, `DiskReserved`."""
+        with self._database.write(durable=True) as db:
+            owner = values["owner"]
+            reserved = values["size"] or 0
+            _check_size(reserved, limits)
+            _check_count(db, owner, limits)
+            _check_bytes(db, owner, reserved, limits)
+            dumped = {name: json.dumps(dict(values[name])) for name in ("metadata", "digests")}
+            times = {"created_at": micros(now), "expires_at": micros(expires)}
+            db.execute(_INSERT, dict(values) | dumped | times | {"state": "open", "reserved_bytes": reserved})
+            return _row_of(db.execute(_BY_ID, {"uid": values["id"]}).one())
+
+    def find(self, uid: str) -> UploadRow | None:
+        """One indexed look-up."""
+        with self._database.read() as db:
+            row = db.execute(_BY_ID, {"uid": uid}).first()
+        return None if row is None else _row_of(row)
+
+    def take(self, uid: str, *, expires: float) -> UploadRow | None:
+        """Take an open upload over: the next fence, and time until *expires*. None when it is not open. A fence
+        that a crash of the machine takes back was nobody's who still lives."""
+        with self._database.write(durable=False) as db:
+            return self._take(db, uid, dead=None, values={"expires_at": micros(expires)})
+
+    def close(self, uid: str, *, fence: int | None, dead: str | None, me: str) -> UploadRow | None:
+        """Begin to make an upload whole: nobody else touches it while *me* lives. *fence*: only if it still is that
+        one; else it is taken over. None when somebody else has it."""
+        with self._database.write(durable=False) as db:
+            found = db.execute(_BY_ID, {"uid": uid}).first()
+            if found is None or (fence is not None and found.fence != fence):
+                return None
+            return self._take(db, uid, dead=dead, values={"state": "closing", "closer": me})
+
+    def _take(self, db: Connection, uid: str, *, dead: str | None, values: dict[str, Any]) -> UploadRow | None:
+        free = (uploads.c.state == "open") | ((uploads.c.state == "closing") & (uploads.c.closer == dead))
+        mine = update(uploads).where(uploads.c.id == uid, free)
+        taken = db.execute(mine.values(fence=uploads.c.fence + 1, **values)).rowcount
+        return _row_of(db.execute(_BY_ID, {"uid": uid}).one()) if taken else None
+
+    def reopen(self, uid: str, *, fence: int) -> None:
+        """Nothing came of `close`: the upload is open as before."""
+        with self._database.write(durable=False) as db:
+            closing = (uploads.c.id == uid) & (uploads.c.fence == fence) & (uploads.c.state == "closing")
+            db.execute(update(uploads).where(closing).values(state="open", closer=None))
+
+    def finish(
+        self,
+        uid: str,
+        *,
+        fence: int,
+        size: int,
+        sha256: str | None,
+        now: float,
+        expires: float,
+        used: Sequence[str],
+    ) -> UploadRow:
+        """An upload is complete; its bytes are in the store under *sha256*, unless it is partial. *used*: the
+        uploads that it was made of, which go. Durable on return. Raises `UploadTaken` when it is another's by
+        now."""
+        with self._database.write(durable=True) as db:
+            if sha256 is not None:
+                heal(db, [sha256])
+                write_contents(db, [content_row(sha256, size_bytes=size, now_us=micros(now))])
+            values = {
+                "state": "complete", "closer": None, "size": size, "received_bytes": size, "reserved_bytes": size,
+                "content_sha256": sha256, "expires_at": micros(expires),
+            }  # fmt: skip
+            mine = (uploads.c.id == uid) & (uploads.c.fence == fence) & (uploads.c.state == "closing")
+            if not db.execute(update(uploads).where(mine).values(**values)).rowcount:
+                raise UploadTaken(uid)
+            if used:
+                db.execute(delete(uploads).where(uploads.c.id.in_(used)))
+            return _row_of(db.execute(_BY_ID, {"uid": uid}).one())
+
+    @contextmanager
+    def holding(self, uid: str, *, fence: int) -> Iterator[None]:
+        """Nobody takes the upload over while this lasts: keep it short. Raises `UploadTaken` when somebody has."""
+        with self._database.write(durable=False) as db:
+            row = db.execute(_BY_ID, {"uid": uid}).first()
+            if row is None or row.fence != fence:
+                raise UploadTaken(uid)
+            yield
+
+    def set_size(self, uid: str, size: int, *, limits: UploadLimits) -> None:
+        """Say the length of an upload that had none. Durable on return. Raises `LengthMismatch`, and what `add`
+        raises of sizes."""
+        with self._database.write(durable=True) as db:
+            row = db.execute(_BY_ID, {"uid": uid}).one()
+            if row.size == size:
+                return
+            if row.size is not None:
+                raise LengthMismatch(expected=str(row.size), got=size)
+            _check_size(size, limits)
+            more = size - row.reserved_bytes
+            if more > 0:
+                _check_bytes(db, row.owner, more, limits)
+            db.execute(update(uploads).where(uploads.c.id == uid).values(size=size, reserved_bytes=size))
+
+    def reserve(self, uid: str, needed: int, *, fence: int, limits: UploadLimits) -> int:
+        """Reserve *needed* bytes in all for an upload without a length; what is reserved now. Raises `UploadTaken`,
+        and what `add` raises of sizes."""
+        with self._database.write(durable=False) as db:
+            row = db.execute(_BY_ID, {"uid": uid}).first()
+            if row is None or row.fence != fence:
+                raise UploadTaken(uid)
+            more = needed - row.reserved_bytes
+            if more <= 0:
+                return int(row.reserved_bytes)
+            _check_bytes(db, row.owner, more, limits)
+            db.execute(update(uploads).where(uploads.c.id == uid).values(reserved_bytes=needed))
+            return needed
+
+    def note_received(self, uid: str, received: int, *, fence: int, expires: float) -> None:
+        """How far an upload is, for the sum of what is still to come; and it has time until *expires*."""
+        with self._database.write(durable=False) as db:
+            mine = (uploads.c.id == uid) & (uploads.c.fence == fence) & (uploads.c.state == "open")
+            values = {"received_bytes": received, "expires_at": micros(expires)}
+            db.execute(update(uploads).where(mine).values(**values))
+
+    def is_rotten(self, sha256: str) -> bool:
+        """Whether a content was found damaged."""
+        query = select(contents.c.rotten_at).where(contents.c.sha256 == sha256)
+        with self._database.read() as db:
+            return db.execute(query).scalar_one_or_none() is not None
+
+    # --- the end of uploads ---------------------------------------------------------------------------
+
+    def remove(self, uid: str, *, now: float) -> None:
+        """Forget an upload, in whatever state it is. Durable on return."""
+        with self._database.write(durable=True) as db:
+            _removed(db, uploads.c.id == uid, now_us=micros(now))
+
+    def expire(self, *, now: float, besides: Collection[str]) -> list[str]:
+        """Forget the uploads whose time is over, but for *besides*; their ids. Durable on return."""
+        over = (uploads.c.expires_at <= micros(now)) & (uploads.c.state != "closing")
+        with self._database.read() as db:
+            found = set(db.execute(select(uploads.c.id).where(over)).scalars()).difference(besides)
+        if not found:
+            return []
+        with self._database.write(durable=True) as db:
+            return _removed(db, over & uploads.c.id.in_(found), now_us=micros(now))
+
+    def overdue(self, *, now: float) -> list[tuple[str, int]]:
+        """What `expire` would forget: ids and bytes."""
+        over = (uploads.c.expires_at <= micros(now)) & (uploads.c.state != "closing")
+        with self._database.read() as db:
+            rows = db.execute(select(uploads.c.id, uploads.c.received_bytes).where(over)).all()
+        return [(row.id, row.received_bytes) for row in rows]
+
+    def ids(self, *, with_content: bool = False) -> set[str]:
+        """Every upload that there is; or those that are content, so that their own files are of no use any more."""
+        query = select(uploads.c.id)
+        if with_content:
+            query = query.where(uploads.c.content_sha256.is_not(None))
+        with self._database.read() as db:
+            return set(db.execute(query).scalars())
+
+    # --- chunks ---------------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        uid: str,
+        number: int,
+        size: int,
+        *,
+        me: str,
+        is_alive: Callable[[str], bool],
+        limits: UploadLimits,
+        expires: float,
+    ) -> Claim | None:
+        """A place for a chunk that nobody else writes to. None when the upload is not open. Raises `UploadTooLarge`
+        for much more than was declared, and what `add` raises of sizes."""
+        with self._database.write(durable=False) as db:
+            found = db.execute(_BY_ID, {"uid": uid}).first()
+            if found is None or found.state != "open":
+                return None
+            row = _row_of(found)
+            claimed = row.received_bytes + size
+            if is_overfull(row.layout, claimed):
+                raise UploadTooLarge(limit_bytes=row.layout.total, got=claimed)
+            if claimed > row.reserved_bytes:
+                _check_bytes(db, row.owner, claimed - row.reserved_bytes, limits)
+            others = db.execute(_OF_NUMBER, {"uid": uid, "number": number}).all()
+            lost = [other for other in others if other.owner is not None and not is_alive(other.owner)]
+            for other in lost:  # its process is gone, and what it wrote counts for nothing
+                _forget(db, uid, number, [other.claim])
+            where = slot(row.layout, number, size)
+            taken = any(other.offset == where for other in others if other not in lost)
+            found_place = place(row.layout, number, size, slot_taken=taken)
+            claim = Claim(uid, Extent(number, found_place.offset, size, row.claims + 1))
+            db.execute(
+                insert(upload_chunks),
+                {
+                    "upload_id": uid,
+                    "number": number,
+                    "claim": claim.extent.claim,
+                    "offset": claim.extent.offset,
+                    "size": size,
+                    "owner": me,
+                },
+            )
+            db.execute(
+                update(uploads)
+                .where(uploads.c.id == uid)
+                .values(
+                    claims=claim.extent.claim,
+                    chunk_size=found_place.layout.chunk_size,
+                    tail=found_place.layout.tail,
+                    received_bytes=claimed,
+                    reserved_bytes=max(row.reserved_bytes, claimed),
+                    expires_at=micros(expires),
+                )
+            )
+            return claim
+
+    def acknowledge(self, claim: Claim, *, me: str) -> bool:
+        """The bytes of *claim* are on the disk, and count unless a later claim's do. False when the upload is not
+        open any more. Durable on return."""
+        uid, number, mine = claim.upload_id, claim.extent.number, claim.extent.claim
+        with self._database.write(durable=True) as db:
+            found = db.execute(_BY_ID, {"uid": uid}).first()
+            if found is None or found.state != "open":
+                return False
+            there = [
+                row.claim for row in db.execute(_OF_NUMBER, {"uid": uid, "number": number}) if row.owner is None
+            ]
+            if any(other > mine for other in there):
+                _forget(db, uid, number, [mine])
+                return True
+            _forget(db, uid, number, there)
+            which = (upload_chunks.c.upload_id == uid) & (upload_chunks.c.number == number)
+            which &= (upload_chunks.c.claim == mine) & (upload_chunks.c.owner == me)
+            return db.execute(update(upload_chunks).where(which).values(owner=None)).rowcount == 1
+
+    def give_up(self, claim: Claim) -> None:
+        """Nothing came of *claim*."""
+        with self._database.write(durable=False) as db:
+            _forget(db, claim.upload_id, claim.extent.number, [claim.extent.claim])
+
+    def chunk(self, uid: str, number: int) -> Extent | None:
+        """Where the chunk *number* is that counts."""
+        query = _ACKNOWLEDGED.where(upload_chunks.c.number == number)
+        with self._database.read() as db:
+            row = db.execute(query, {"uid": uid}).first()
+        return None if row is None else Extent(*row)
+
+    def chunks(self, uid: str) -> list[Extent]:
+        """Where every chunk is that counts, by number."""
+        with self._database.read() as db:
+            return [Extent(*row) for row in db.execute(_ACKNOWLEDGED, {"uid": uid})]
+
+    def bytes_before(self, uid: str, number: int) -> int:
+        """The sizes of the chunks before *number* together."""
+        before = (upload_chunks.c.upload_id == uid) & (upload_chunks.c.number < number)
+        query = select(func.coalesce(func.sum(upload_chunks.c.size), 0)).where(
+            before, upload_chunks.c.owner.is_(None)
+        )
+        with self._database.read() as db:
+            return int(db.execute(query).scalar_one())
+
+    def chunk_writers(self, uid: str) -> set[str]:
+        """The processes that write chunks of an upload now, or died while they did."""
+        query = select(upload_chunks.c.owner).where(
+            upload_chunks.c.upload_id == uid, upload_chunks.c.owner.is_not(None)
+        )
+        with self._database.read() as db:
+            return set(db.execute(query.distinct()).scalars())
+
+
+def _removed(db: Connection, which: ColumnElement[bool], *, now_us: int) -> list[str]:
+    gone = db.execute(delete(uploads).where(which).returning(uploads.c.id, uploads.c.content_sha256)).all()
+    note_orphans(db, [row.content_sha256 for row in gone], now_us=now_us)
+    return [row.id for row in gone]
+
+
+def _forget(db: Connection, uid: str, number: int, claims: Sequence[int]) -> None:
+    mine = (upload_chunks.c.upload_id == uid) & (upload_chunks.c.number == number)
+    if claims:
+        db.execute(delete(upload_chunks).where(mine, upload_chunks.c.claim.in_(claims)))
+
+
+def _check_size(size: int, limits: UploadLimits) -> None:
+    if limits.max_bytes is not None and size > limits.max_bytes:
+        raise UploadTooLarge(limit_bytes=limits.max_bytes, got=size)
+
+
+def _is_owners(owner: str | None) -> ColumnElement[bool]:
+    return uploads.c.owner.is_(None) if owner is None else uploads.c.owner == owner
+
+
+def _check_count(db: Connection, owner: str | None, limits: UploadLimits) -> None:
+    is_open = uploads.c.state.in_(("open", "closing"))
+    for which, limit in ((is_open & _is_owners(owner), limits.max_open_per_owner), (is_open, limits.max_open)):
+        if db.execute(select(func.count()).where(which)).scalar_one() >= limit:
+            raise TooManyUploads(limit=limit)
+
+
+def _check_bytes(db: Connection, owner: str | None, more: int, limits: UploadLimits) -> None:
+    if limits.max_bytes_per_owner is not None:
+        held = select(func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
+            _is_owners(owner), uploads.c.expires_at.is_not(None)
+        )
+        taken = db.execute(held).scalar_one()
+        if taken + more > limits.max_bytes_per_owner:
+            raise UploadQuota(limit_bytes=limits.max_bytes_per_owner, held_bytes=taken, got=more)
+    to_come = select(func.coalesce(func.sum(uploads.c.reserved_bytes - uploads.c.received_bytes), 0)).where(
+        uploads.c.state.in_(("open", "closing"))
+    )
+    free = limits.free_bytes - max(0, db.execute(to_come).scalar_one())
+    if more > free:
+        raise DiskReserved(asked_bytes=more, free_bytes=free)

@@ -1,0 +1,241 @@
+"""From bytes that are all there to content: verified, in order, stored, and only then complete.
+
+Whoever makes an upload whole has it for itself (``closing``) as long as it lives; what a killed process had begun,
+the next one who looks does again. The bytes stay where they were until the catalog has the content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from forebay.catalog.uploads import UploadRow, UploadRows
+from forebay.content.files import FileContentStore
+from forebay.content.partial import PartialFile
+from forebay.core import chunks
+from forebay.durable import storage_errors, sync_file
+from forebay.errors import ForebayError, UploadIncomplete, UploadMismatch, UploadTaken
+from forebay.uploads.files import UploadFolder, copy_range
+from forebay.uploads.hashing import Kept, Running
+
+
+class Completion:
+    """Makes uploads of one folder complete. *me* names this process, *is_alive* knows of the others."""
+
+    def __init__(
+        self,
+        *,
+        rows: UploadRows,
+        store: FileContentStore,
+        folder: UploadFolder,
+        kept: Kept,
+        me: str,
+        is_alive: Callable[[str], bool],
+        clock: Callable[[], float],
+        expiry_s: float,
+    ) -> None:
+        self._rows, self._store, self._folder, self._kept = rows, store, folder, kept
+        self._me, self._is_alive = me, is_alive
+        self._clock, self._expiry_s = clock, expiry_s
+        self._closing: set[str] = set()
+        self._staged: set[str] = set()
+        self._lock = threading.Lock()
+
+    def is_at_work(self, row: UploadRow) -> bool:
+        """Whether whoever began to make this upload whole still does."""
+        if row.closer == self._me:
+            with self._lock:
+                return row.id in self._closing
+        return row.closer is not None and self._is_alive(row.closer)
+
+    # --- who does it -----------------------------------------------------------------------------------
+
+    def written(
+        self, uid: str, partial: PartialFile, running: Running | None, *, fence: int, digests: Mapping[str, str]
+    ) -> UploadRow:
+        """Complete what the writer of *fence* has written whole."""
+        with self._having(uid, fence=fence, dead=None) as row:
+            return self._sequential(row, partial, running, digests)
+
+    def complete(self, row: UploadRow, *, digests: Mapping[str, str]) -> UploadRow | None:
+        """Complete an upload that nobody writes; None when somebody else was at it, and looking again is in order.
+        Raises `UploadIncomplete`, `UploadMismatch`."""
+        dead = row.closer if row.state == "closing" else None
+        try:
+            with self._having(row.id, fence=None, dead=dead) as mine:
+                if mine.kind == "chunks":
+                    return self._chunks(mine, digests)
+                partial, _ = self._folder.take_over(
+                    mine.id, fence=mine.fence, holding=lambda: self._rows.holding(mine.id, fence=mine.fence)
+                )
+                try:
+                    if partial.length != mine.size:
+                        raise _incomplete(mine, partial.length)
+                    return self._sequential(mine, partial, self._kept.take(mine.id), digests)
+                finally:
+                    partial.close()
+        except UploadTaken:
+            return None
+
+    @contextmanager
+    def _having(self, uid: str, *, fence: int | None, dead: str | None) -> Iterator[UploadRow]:
+        """The upload for us alone; open again when nothing comes of it."""
+        with self._lock:
+            self._closing.add(uid)
+        try:
+            row = self._rows.close(uid, fence=fence, dead=dead, me=self._me)
+            if row is None:
+                raise UploadTaken(uid)
+            try:
+                yield row
+            except BaseException:
+                # From then on its file may be content as well, and must not be written: it is completed again.
+                if uid not in self._staged:
+                    with contextlib.suppress(ForebayError):  # then it is found to be nobody's
+                        self._rows.reopen(uid, fence=row.fence)
+                raise
+        finally:
+            with self._lock:
+                self._closing.discard(uid)
+                self._staged.discard(uid)
+
+    # --- bytes that came in order ----------------------------------------------------------------------
+
+    def _sequential(
+        self, row: UploadRow, partial: PartialFile, running: Running | None, digests: Mapping[str, str]
+    ) -> UploadRow:
+        assert row.size is not None
+        if row.is_partial:
+            partial.sync()
+            self._folder.sync()
+            return self._finish(row, sha256=None, size=row.size)
+        wanted = row.digests | dict(digests)
+        if running is None or running.length > row.size or not running.has(wanted):
+            running = Running.of(wanted)
+        if running.length < row.size:
+            with partial.path.open("rb") as file, storage_errors("an upload", self._folder.folder):
+                running.read_on(file.fileno(), [(running.length, row.size)])
+        try:
+            _verify(row, running, wanted)
+        finally:
+            self._kept.keep(row.id, running)  # should anything be in the way, it need not be read again
+        partial.seal()
+        return self._commit(row, partial.path, running.hex("sha256"), row.size)
+
+    # --- chunks ----------------------------------------------------------------------------------------
+
+    def _chunks(self, row: UploadRow, digests: Mapping[str, str]) -> UploadRow:
+        extents = self._rows.chunks(row.id)
+        assert row.chunk_count is not None
+        assert row.size is not None
+        missing = chunks.missing(row.chunk_count, (extent.number for extent in extents))
+        if missing:
+            raise UploadIncomplete(row.id, missing=missing, counted="chunks")
+        size = sum(extent.size for extent in extents)
+        if size != row.size:
+            raise UploadMismatch(row.id, what="totalSize", expected=str(row.size), got=str(size))
+        wanted = row.digests | dict(digests)
+        running = self._kept.take(row.id) or Running.of(wanted)
+        known = len(running.claims)
+        if running.claims != [extent.claim for extent in extents[:known]] or not running.has(wanted):
+            running, known = Running.of(wanted), 0
+        # While one may still be writing, its file can not become content.
+        is_quiet = not any(map(self._is_alive, self._rows.chunk_writers(row.id)))
+        with self._folder.chunks(row.id) as descriptor, storage_errors("an upload", self._folder.folder):
+            if chunks.in_order(extents) and is_quiet:
+                path = self._folder.chunks_path(row.id)
+                running.read_on(descriptor, chunks.joined(extents[known:]))
+                _verify(row, running, wanted)
+                if os.fstat(descriptor).st_size != row.size:
+                    os.ftruncate(descriptor, row.size)
+                os.fchmod(descriptor, 0o444)
+                sync_file(descriptor)
+            else:
+                path = self._folder.new_file(row.id, fence=row.fence)
+                try:
+                    _put_in_order(descriptor, path, extents, running, known)
+                    _verify(row, running, wanted)
+                except BaseException:
+                    path.unlink(missing_ok=True)
+                    raise
+        return self._commit(row, path, running.hex("sha256"), row.size)
+
+    # --- several that become one -----------------------------------------------------------------------
+
+    def concatenate(self, row: UploadRow, parts: Sequence[UploadRow]) -> UploadRow:
+        """Complete *row* with the bytes of *parts*, which go."""
+        with self._having(row.id, fence=None, dead=None) as mine:
+            assert mine.size is not None
+            path = self._folder.new_file(mine.id, fence=mine.fence)
+            first = self._kept.take(parts[0].id)
+            if first is None or first.length != parts[0].size or not first.has(mine.digests):
+                first = None
+            running = first or Running.of(mine.digests)
+            with storage_errors("an upload", self._folder.folder), path.open("xb") as target:
+                at = 0
+                for number, part in enumerate(parts):
+                    source = self._folder.part_of(part.id)
+                    size = part.size or 0
+                    if source is None and size:
+                        raise UploadIncomplete(part.id, missing=((0, size),))
+                    if source is not None:
+                        with source.open("rb") as file:
+                            copy_range(file.fileno(), target.fileno(), 0, size, at)
+                            if number or first is None:
+                                running.read_on(file.fileno(), [(0, size)])
+                    at += size
+                _verify(mine, running, mine.digests)
+                os.fchmod(target.fileno(), 0o444)
+                sync_file(target.fileno())
+            used = [part.id for part in parts]
+            return self._commit(mine, path, running.hex("sha256"), mine.size, used=used)
+
+    # --- the end ---------------------------------------------------------------------------------------
+
+    def _commit(self, row: UploadRow, path: Path, sha256: str, size: int, *, used: Sequence[str] = ()) -> UploadRow:
+        """Bytes that are synced become content; durable on return (DESIGN.md, invariant 2)."""
+        with self._lock:
+            self._staged.add(row.id)
+        with self._store.committing():
+            (error,) = self._store.adopt([(self._folder.staged(row.id, path), sha256, False)])
+            if error is not None:
+                raise error
+            done = self._finish(row, sha256=sha256, size=size, used=used)
+        self._kept.take(row.id)
+        for uid in (row.id, *used):
+            self._folder.discard(uid)
+        return done
+
+    def _finish(self, row: UploadRow, *, sha256: str | None, size: int, used: Sequence[str] = ()) -> UploadRow:
+        now = self._clock()
+        return self._rows.finish(
+            row.id, fence=row.fence, size=size, sha256=sha256, now=now, expires=now + self._expiry_s, used=used
+        )
+
+
+def _incomplete(row: UploadRow, length: int) -> UploadIncomplete:
+    return UploadIncomplete(row.id, missing=() if row.size is None else ((length, row.size),))
+
+
+def _verify(row: UploadRow, running: Running, wanted: Mapping[str, str]) -> None:
+    for name, expected in wanted.items():
+        got = running.hex(name)
+        if got != expected:
+            raise UploadMismatch(row.id, what=name, expected=expected, got=got)
+
+
+def _put_in_order(source: int, path: Path, extents: Sequence[chunks.Extent], running: Running, known: int) -> None:
+    """Write what *extents* have to a new file at *path*, synced; *running* goes on behind the first *known*."""
+    path.unlink(missing_ok=True)
+    with path.open("xb") as target:
+        at = 0
+        for start, stop in chunks.joined(extents):
+            copy_range(source, target.fileno(), start, stop, at)
+            at += stop - start
+        running.read_on(source, chunks.joined(extents[known:]))
+        os.fchmod(target.fileno(), 0o444)
+        sync_file(target.fileno())

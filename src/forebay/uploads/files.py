@@ -1,0 +1,256 @@
+"""The folder of uploads: the bytes of those that are not complete, and private copies of those that are."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from forebay.content.partial import Mark, PartialFile, Partials, read_mark
+from forebay.durable import storage_errors, sync_file, sync_folder
+
+# A writer holds the lock for one piece. Whoever holds it for longer was stopped in the middle of that: then what is
+# there is copied, so that nobody waits for a process that may never go on.
+_LOCK_WAIT_S = 2.0
+_LOCK_LOOK_S = 0.01
+_COPY_BYTES = 1 << 30
+_READ_BYTES = 1 << 20
+_FICLONE = 0x40049409  # linux/fs.h; Python has no name for it
+
+
+class UploadFolder:
+    """Files by upload id; no name that a client gave is among theirs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._partials = Partials(folder / "partial")
+        self._copies = folder / "copies"
+        self._copies.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # --- bytes that come in order ----------------------------------------------------------------------
+
+    def take_over(
+        self, uid: str, *, fence: int, holding: Callable[[], AbstractContextManager[None]]
+    ) -> tuple[PartialFile, bool]:
+        """The file of an upload, for the holder of *fence* alone; and whether it is new. Whoever had it before
+        puts no byte into it any more. *holding* keeps others from taking it over meanwhile, and raises
+        `UploadTaken` when one has."""
+        while True:
+            found = self._newest(uid)
+            if found is None:
+                with holding():
+                    if self._newest(uid) is None:
+                        return self._created(uid, fence), True
+                continue
+            mark, part = found
+            with _locked(part) as is_locked, holding():
+                if not self._is_still(uid, mark, part):
+                    continue
+                if not is_locked:
+                    part = self._copied(uid, part, mark)
+                return self._renamed(uid, fence, part, mark), False
+
+    def _created(self, uid: str, fence: int) -> PartialFile:
+        partial = self._partials.create(uid, fence=fence, generation=1)
+        partial.keep_mark(b"")
+        return partial
+
+    def _renamed(self, uid: str, fence: int, part: Path, mark: Mark) -> PartialFile:
+        name = f"{uid}.{fence}"
+        partial = PartialFile.take_over(self._partials.folder, name, part, mark, ring=lambda: None)
+        with storage_errors("a partial file", self._partials.folder):
+            for path in self._partials.folder.glob(f"{uid}.*"):
+                if path.stem != name:
+                    path.unlink(missing_ok=True)
+        return partial
+
+    def _copied(self, uid: str, part: Path, mark: Mark) -> Path:
+        copy = self._partials.folder / f"{uid}.copy"
+        with storage_errors("a partial file", self._partials.folder):
+            copy.unlink(missing_ok=True)
+            with part.open("rb") as source, copy.open("xb") as target:
+                copy_range(source.fileno(), target.fileno(), 0, mark.length, 0)
+                sync_file(target.fileno())
+        return copy
+
+    def _is_still(self, uid: str, mark: Mark, part: Path) -> bool:
+        found = self._newest(uid)
+        return found is not None and found[1] == part and found[0].inode == mark.inode
+
+    def _newest(self, uid: str) -> tuple[Mark, Path] | None:
+        """The mark of who was the last to take the upload over, and its file."""
+        paths = sorted(self._partials.folder.glob(f"{uid}.*.mark"), key=_fence_of, reverse=True)
+        for path in paths:
+            mark = read_mark(path)
+            part = None if mark is None else self._partials.part_of(uid, mark)
+            if mark is not None and part is not None:
+                return mark, part
+        return None
+
+    def settled(self, uid: str) -> int:
+        """How many bytes are there, once they are on the disk."""
+        found = self._newest(uid)
+        if found is None:
+            return 0
+        mark, part = found
+        with contextlib.suppress(FileNotFoundError):  # taken over meanwhile: what was there still is
+            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                with storage_errors("a partial file", self._partials.folder):
+                    sync_file(descriptor)
+            finally:
+                os.close(descriptor)
+        return mark.length
+
+    def part_of(self, uid: str) -> Path | None:
+        """The file with the bytes of an upload that nobody writes."""
+        found = self._newest(uid)
+        return None if found is None else found[1]
+
+    # --- bytes that come in any order ------------------------------------------------------------------
+
+    @contextmanager
+    def chunks(self, uid: str) -> Iterator[int]:
+        """The one file for the chunks of an upload, open; made when it is not there, its name on the disk."""
+        path = self.chunks_path(uid)
+        with storage_errors("the chunks of an upload", self.folder):
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except PermissionError:  # whoever was making it content was killed
+                path.chmod(0o600)
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                sync_folder(path.parent)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def chunks_path(self, uid: str) -> Path:
+        """Where that file is."""
+        return self._partials.folder / f"{uid}.0.part"
+
+    # --- the end ---------------------------------------------------------------------------------------
+
+    def new_file(self, uid: str, *, fence: int) -> Path:
+        """Where the bytes are put together anew under *fence*."""
+        return self._partials.folder / f"{uid}.{fence}.whole"
+
+    def staged(self, uid: str, path: Path) -> Path:
+        """Another name of *path*, for the content store to take: should the commit never come, the upload still has
+        its bytes. Where there are no links it is *path* itself."""
+        stage = self._partials.folder / f"{uid}.stage"
+        with storage_errors("the folder of uploads", self.folder):
+            stage.unlink(missing_ok=True)
+            try:
+                stage.hardlink_to(path)
+            except OSError:  # this file system has none
+                return path
+        return stage
+
+    def sync(self) -> None:
+        """Make the names survive a crash of the machine."""
+        self._partials.sync_folder()
+
+    def discard(self, uid: str) -> None:
+        """Remove all that is left of the bytes of an upload."""
+        self._partials.discard(uid)
+
+    def forget(self, uid: str) -> None:
+        """`discard`, and the private copy with it."""
+        self.discard(uid)
+        self._copy_path(uid).unlink(missing_ok=True)
+
+    def keys(self) -> set[str]:
+        """The ids that files are there of."""
+        found = {key for key, _, _ in self._partials.leftovers()}
+        return found | {path.name for path in self._copies.iterdir() if "." not in path.name}
+
+    def used_bytes(self) -> int:
+        """What the files take."""
+        total = 0
+        for folder in (self._partials.folder, self._copies):
+            for entry in os.scandir(folder):
+                with contextlib.suppress(FileNotFoundError):
+                    total += entry.stat().st_blocks * 512
+        return total
+
+    # --- private copies --------------------------------------------------------------------------------
+
+    def private_copy(self, uid: str, source: Path) -> Path:
+        """A file of the caller's own with the bytes of *source*: made unless it is there."""
+        path = self._copy_path(uid)
+        with storage_errors("a copy of an upload", self.folder):
+            if not path.exists():
+                early = self._copies / f"{uid}.{os.getpid()}.{time.monotonic_ns()}"
+                try:
+                    clone(source, early)
+                    with contextlib.suppress(FileExistsError):  # somebody else was faster: that one
+                        path.hardlink_to(early)
+                finally:
+                    early.unlink(missing_ok=True)
+        return path
+
+    def _copy_path(self, uid: str) -> Path:
+        return self._copies / uid
+
+
+@contextmanager
+def _locked(part: Path) -> Iterator[bool]:
+    """Hold *part* against its writer; False when that has not let go for a while, or the file has gone."""
+    try:
+        descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False  # whoever looks again sees what became of it
+        return
+    try:
+        until = time.monotonic() + _LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(_LOCK_LOOK_S)
+                    continue
+                yield False
+            else:
+                yield True
+            return
+    finally:
+        os.close(descriptor)
+
+
+def clone(source: Path, target: Path) -> None:
+    """Make *target* of the bytes of *source*, for its owner only: sharing blocks where the file system can, else a
+    copy."""
+    target.touch(mode=0o600, exist_ok=False)
+    with source.open("rb") as from_file, target.open("r+b") as to_file:
+        try:
+            fcntl.ioctl(to_file.fileno(), _FICLONE, from_file.fileno())
+        except OSError:
+            size = os.fstat(from_file.fileno()).st_size
+            copy_range(from_file.fileno(), to_file.fileno(), 0, size, 0)
+
+
+def copy_range(source: int, target: int, start: int, stop: int, at: int) -> None:
+    """Copy ``[start, stop)`` of *source* to *at*: in the kernel, without copying where the file system can."""
+    while start < stop:
+        try:
+            done = os.copy_file_range(source, target, min(stop - start, _COPY_BYTES), start, at)
+        except (OSError, AttributeError):  # not on this file system, not on macOS
+            done = 0
+        if done == 0:
+            data = os.pread(source, min(stop - start, _READ_BYTES), start)
+            if not data:
+                raise OSError(f"shorter than it should be: {start} of {stop} bytes")
+            done = os.pwrite(target, data, at)
+        start, at = start + done, at + done
+
+
+def _fence_of(path: Path) -> int:
+    return int(path.name.split(".")[1])
