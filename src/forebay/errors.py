@@ -337,6 +337,20 @@ class MediaTypeRefused(RequestError):
         return f"expected Content-Type: {self.expected}, got {self.got or 'none'!r}"
 
 
+class CodingRefused(RequestError):
+    """The body of what was sent has a coding that is not taken here."""
+
+    code = "coding_refused"
+    status = 415
+
+    def __init__(self, *, got: str, expected: str) -> None:
+        super().__init__(got, expected)
+        self.got, self.expected = got, expected
+
+    def __str__(self) -> str:
+        return f"expected Content-Encoding: {self.expected}, got {self.got[:60]!r}; send it as it is"
+
+
 class FormInvalid(RequestError):
     """The body of what was sent is not the form that it says it is."""
 
@@ -678,6 +692,17 @@ class TooManyUploads(RequestError):
 
     def __str__(self) -> str:
         return f"expected {self.limit} open uploads at most; complete or cancel others, or wait until they expire"
+
+
+class UploadsBusy(RequestError):
+    """So many chunks are on their way in that no more fit into memory."""
+
+    code = "uploads_busy"
+    status = 503
+    retryable = True
+
+    def __str__(self) -> str:
+        return "expected fewer chunks at once; send this one again in a moment, or send smaller ones"
 
 
 class UploadTaken(RequestError):

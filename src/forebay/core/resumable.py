@@ -19,7 +19,7 @@ from forebay.core.structured import (
     parse_integer,
     parse_item,
 )
-from forebay.errors import UploadFieldInvalid
+from forebay.errors import LengthMismatch, UploadFieldInvalid
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -168,3 +168,18 @@ def limit_fields(interop: Interop, *, max_size: int | None, age_s: float | None)
     if age_s is not None:
         limits.append(f"{interop.age_limit}={format_integer(max(0, int(age_s)))}")
     return (("Upload-Limit", ", ".join(limits) or "min-size=0"),)  # an empty field would be none
+
+
+def whole_length(*known: int | None, offset: int, content_length: int | None, is_last: bool) -> int | None:
+    """The length of the whole as *known* so far, and as the message tells it whose content goes at *offset*; None:
+    nobody knows. Raises `LengthMismatch` when they differ, or when the content goes beyond it."""
+    stop = None if content_length is None else offset + content_length
+    lengths = {length for length in (*known, stop if is_last else None) if length is not None}
+    if not lengths:
+        return None
+    length = min(lengths)
+    if len(lengths) > 1:
+        raise LengthMismatch(expected=str(length), got=max(lengths))
+    if stop is not None and stop > length:
+        raise LengthMismatch(expected=str(length), got=stop)
+    return length

@@ -28,11 +28,13 @@ from forebay.server.bodies import (
     check_json,
     read_body,
 )
+from forebay.server.chunks import Chunks
 from forebay.server.cors import Cors
 from forebay.server.deliver import Delivery
 from forebay.server.door import Door
 from forebay.server.functions import Calls
 from forebay.server.problems import SECURITY_FIELDS, send_problem
+from forebay.server.resumable import Resumable
 from forebay.server.tus import Tus
 from forebay.server.uploading import Intake
 from forebay.settings import ServerSettings
@@ -96,7 +98,11 @@ class Application:
         self._calls = Calls(basin, delivery)
         self._cors = Cors(Origins.of(self._settings.allow_origins))
         self._intake = Intake(basin)
-        self._dialects = (Tus(delivery, self._intake),)
+        self._dialects = (
+            Tus(delivery, self._intake),
+            Chunks(self._intake),
+            Resumable(delivery, self._intake),
+        )
         basin.start(self._access.write_uses)
         self._basin = basin
 

@@ -64,10 +64,16 @@ def as_json(scope: Scope, body: bytes) -> tuple[Scope, Receive]:
     fields = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
     fields.append((b"content-type", b"application/json"))
 
+    return {**scope, "headers": fields}, replayed(body)
+
+
+def replayed(body: bytes) -> Receive:
+    """A `receive` of a body that was read already."""
+
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return {**scope, "headers": fields}, receive
+    return receive
 
 
 def _field(scope: Scope, name: bytes) -> bytes | None:
