@@ -264,7 +264,15 @@ class Forebay:
         first = wishes[0]
         if first.offline or first.version is not None or first.tag is not None:
             return [self.catalog.find(wish.spec.signature(), now=now) for wish in wishes]
+        if any(wish.stays for wish in wishes):
+            return [self._found_or_created(wish, now) for wish in wishes]
         return self.catalog.find_or_create([wish.spec for wish in wishes], now=now)
+
+    def _found_or_created(self, wish: Wish, now: float) -> Registered | None:
+        if wish.stays:
+            return self.catalog.find(wish.spec.signature(), now=now)
+        (registered,) = self.catalog.find_or_create([wish.spec], now=now)
+        return registered
 
     def errand(self, wish: Wish, *, began_at: float | None = None) -> Errand:
         """What gets *wish* done; *began_at*: going on with what was begun then."""

@@ -20,6 +20,7 @@ from forebay.errors import (
     LeaseLost,
     NotStored,
     StateError,
+    UnknownRequest,
     UnknownVersion,
 )
 from forebay.fetch.tickets import Settled, Ticket
@@ -145,7 +146,7 @@ class Errand:
         if wish.version is not None or wish.tag is not None:
             return self._named(registered)
         if registered is None:
-            raise NotStored(self.url)
+            raise self._missing()
         strategy = wish.refresh or registered.request.cache_configuration.recaching_strategy
         checked_at = registered.facts.checked_at
         shared = shared and checked_at is not None and checked_at >= self._began_at
@@ -154,14 +155,14 @@ class Errand:
             due_at=strategy.next_due(registered.facts),
             on_request=strategy.on_request and not shared,
             now=now,
-            offline=wish.offline,
+            offline=wish.stays,
             expected_sha256=wish.expected[1] if wish.expected and wish.expected[0] == "sha256" else None,
         )
         match decision:
             case Serve():
                 return self._serve(registered, shared=shared)
             case Refuse():
-                raise NotStored(self.url)
+                raise self._missing()
             case Fetch():
                 if shared and registered.latest is not None:
                     return self._serve(registered, shared=True)  # its digest is known not to be the expected one
@@ -169,13 +170,16 @@ class Errand:
             case Validate():
                 return self._job(registered, strategy, validate=True)
 
+    def _missing(self) -> ForebayError:
+        return NotStored(self.url) if self.wish.offline else UnknownRequest(self.url)
+
     def _serve(self, registered: Registered, *, shared: bool) -> Next:
         latest = self._latest(registered)
         if latest is None or self._is_rotten(latest):
             return self._again(shared=False)
         if not self._is_expected(latest):
-            if self.wish.offline:
-                raise NotStored(self.url)
+            if self.wish.stays:
+                raise self._missing()
             if shared:
                 raise self._mismatch(latest)  # the origin was asked since we began: this is what it has
             strategy = registered.request.cache_configuration.recaching_strategy

@@ -34,6 +34,11 @@ class Wish:
     version: str | None = None
     offline: bool = False
 
+    @property
+    def stays(self) -> bool:
+        """Whether nothing may be fetched for it: what is uploaded under a name is there or not."""
+        return self.offline or self.spec.source == "upload"
+
 
 def wishes(
     sha256: str | None,
@@ -53,9 +58,7 @@ def wishes(
 
     def make(url: str | RequestSpec) -> Wish:
         spec = url if isinstance(url, RequestSpec) else _spec(url, strategy)
-        # What is uploaded is never fetched: it is there or not.
-        stays = offline or spec.source == "upload"
-        return Wish(spec, asked=url, refresh=strategy, expected=expected, tag=tag, version=version, offline=stays)
+        return Wish(spec, asked=url, refresh=strategy, expected=expected, tag=tag, version=version, offline=offline)
 
     return make
 

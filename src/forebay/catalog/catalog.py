@@ -199,7 +199,9 @@ class Catalog:
         due = None if next_due_at is None else micros(next_due_at)
         values = {
             "cache_configuration": configuration.model_dump_json(),
-            "next_due_at": case((requests.c.next_due_at == ASKED, ASKED), else_=due),
+            "next_due_at": case(
+                (requests.c.source == "upload", None), (requests.c.next_due_at == ASKED, ASKED), else_=due
+            ),
         }
         with self.database.write(durable=True) as db:
             db.execute(update(requests).where(requests.c.id == request_id).values(values))

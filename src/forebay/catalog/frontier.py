@@ -19,7 +19,7 @@ from forebay.catalog.database import Database
 from forebay.catalog.outcomes import Busy, Finished, Lease, Moved, Outcome, write_outcomes
 from forebay.catalog.rows import micros, next_version, seconds, version_at
 from forebay.catalog.schema import ASKED, IDS, leases, requests, responses, slots
-from forebay.errors import UnknownRequest
+from forebay.errors import InvalidValue, UnknownRequest
 from forebay.models import UNDER_WAY
 
 _REQUESTS = select(requests).where(requests.c.id.in_(IDS))
@@ -48,7 +48,7 @@ _TAKE_FENCES = (
     )
 )
 _STANDING = (
-    select(requests.c.fence, requests.c.next_due_at, requests.c.failures, leases)
+    select(requests.c.fence, requests.c.next_due_at, requests.c.failures, requests.c.url, requests.c.source, leases)
     .select_from(requests.outerjoin(leases, leases.c.request_id == requests.c.id))
     .where(requests.c.id == bindparam("key"))
 )
@@ -237,7 +237,7 @@ class Frontier:
         another one follows it. *seen*: the fence that the decision to ask was based on; when it has moved since,
         there is something newer to look at instead. Not durable: who waits asks again. `UnknownRequest`."""
         with self.database.write(durable=False) as db:
-            standing = _standing(db, request_id)
+            standing = _standing(db, request_id, asked=True)
             if standing.asked or (standing.busy is not None and not again):
                 return standing
             if seen is not None and standing.fence != seen:
@@ -279,10 +279,12 @@ class Frontier:
             return write_outcomes(db, outcomes, now_us=micros(now))
 
 
-def _standing(db: Connection, request_id: str) -> Standing:
+def _standing(db: Connection, request_id: str, *, asked: bool = False) -> Standing:
     row = db.execute(_STANDING, {"key": request_id}).first()
     if row is None:
         raise UnknownRequest(f"request {request_id}")
+    if asked and row.source == "upload":
+        raise InvalidValue("url", expected="something that is fetched, not uploaded", got=row.url)
     busy = None
     if row.request_id is not None:
         busy = Busy(row.request_id, row.response_id, row.owner, row.fence_1, row.beat)

@@ -265,7 +265,7 @@ class UploadRows:
 
     def expire(self, *, now: float, besides: Collection[str]) -> list[str]:
         """Forget the uploads whose time is over, but for *besides*; their ids. Durable on return."""
-        over = (uploads.c.expires_at <= micros(now)) & (uploads.c.state != "closing")
+        over = uploads.c.expires_at <= micros(now)
         with self._database.read() as db:
             found = set(db.execute(select(uploads.c.id).where(over)).scalars()).difference(besides)
         if not found:
@@ -273,9 +273,14 @@ class UploadRows:
         with self._database.write(durable=True) as db:
             return _removed(db, over & uploads.c.id.in_(found), now_us=micros(now))
 
+    def closing(self) -> list[UploadRow]:
+        """Uploads that somebody makes whole, or died while it did."""
+        with self._database.read() as db:
+            return [_row_of(row) for row in db.execute(select(uploads).where(uploads.c.state == "closing"))]
+
     def overdue(self, *, now: float) -> list[tuple[str, int]]:
         """What `expire` would forget: ids and bytes."""
-        over = (uploads.c.expires_at <= micros(now)) & (uploads.c.state != "closing")
+        over = uploads.c.expires_at <= micros(now)
         with self._database.read() as db:
             rows = db.execute(select(uploads.c.id, uploads.c.received_bytes).where(over)).all()
         return [(row.id, row.received_bytes) for row in rows]

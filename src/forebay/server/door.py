@@ -114,6 +114,8 @@ class _Visit:
             return None
         if wish.tag is not None:
             return await self._serve(wish, await self._basin.fetch(wish), before=None)
+        if wish.stays:
+            return await self._serve(wish, await self._basin.fetch(wish), before=None)
         before = await self._basin.run(self._basin.register, wish)
         fetched = await self._fetched_or_followed(wish, before, verified=verified)
         return None if fetched is None else await self._serve(wish, fetched, before=before)

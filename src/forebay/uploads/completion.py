@@ -69,7 +69,7 @@ class Completion:
             with self._having(row.id, fence=None, dead=dead) as mine:
                 if mine.kind == "chunks":
                     return self._chunks(mine, digests)
-                partial, _ = self._folder.take_over(
+                partial = self._folder.take_over(
                     mine.id, fence=mine.fence, holding=lambda: self._rows.holding(mine.id, fence=mine.fence)
                 )
                 try:

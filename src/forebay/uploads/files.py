@@ -18,6 +18,7 @@ from forebay.durable import storage_errors, sync_file, sync_folder
 _LOCK_WAIT_S = 2.0
 _LOCK_LOOK_S = 0.01
 _COPY_BYTES = 1 << 30
+_NAMED = 4096  # files whose names are known to be on the disk
 _READ_BYTES = 1 << 20
 _FICLONE = 0x40049409  # linux/fs.h; Python has no name for it
 
@@ -30,13 +31,14 @@ class UploadFolder:
         self._partials = Partials(folder / "partial")
         self._copies = folder / "copies"
         self._copies.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._named: set[str] = set()
 
     # --- bytes that come in order ----------------------------------------------------------------------
 
     def take_over(
         self, uid: str, *, fence: int, holding: Callable[[], AbstractContextManager[None]]
-    ) -> tuple[PartialFile, bool]:
-        """The file of an upload, for the holder of *fence* alone; and whether it is new. Whoever had it before
+    ) -> PartialFile:
+        """The file of an upload, for the holder of *fence* alone. Whoever had it before
         puts no byte into it any more. *holding* keeps others from taking it over meanwhile, and raises
         `UploadTaken` when one has."""
         while True:
@@ -44,7 +46,7 @@ class UploadFolder:
             if found is None:
                 with holding():
                     if self._newest(uid) is None:
-                        return self._created(uid, fence), True
+                        return self._created(uid, fence)
                 continue
             mark, part = found
             with _locked(part) as is_locked, holding():
@@ -52,7 +54,7 @@ class UploadFolder:
                     continue
                 if not is_locked:
                     part = self._copied(uid, part, mark)
-                return self._renamed(uid, fence, part, mark), False
+                return self._renamed(uid, fence, part, mark)
 
     def _created(self, uid: str, fence: int) -> PartialFile:
         partial = self._partials.create(uid, fence=fence, generation=1)
@@ -91,20 +93,15 @@ class UploadFolder:
                 return mark, part
         return None
 
-    def settled(self, uid: str) -> int:
-        """How many bytes are there, once they are on the disk."""
+    def length(self, uid: str) -> int:
+        """How many bytes are there."""
         found = self._newest(uid)
-        if found is None:
-            return 0
-        mark, part = found
-        with contextlib.suppress(FileNotFoundError):  # taken over meanwhile: what was there still is
-            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                with storage_errors("a partial file", self._partials.folder):
-                    sync_file(descriptor)
-            finally:
-                os.close(descriptor)
-        return mark.length
+        return 0 if found is None else found[0].length
+
+    def synced(self, uid: str) -> int:
+        """How many bytes are on the disk, as whoever writes them has noted."""
+        found = self._newest(uid)
+        return 0 if found is None else min(found[0].synced, found[0].length)
 
     def part_of(self, uid: str) -> Path | None:
         """The file with the bytes of an upload that nobody writes."""
@@ -125,7 +122,11 @@ class UploadFolder:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if uid not in self._named:  # another process may have made it, and not come to this yet
                 sync_folder(path.parent)
+                if len(self._named) >= _NAMED:
+                    self._named.clear()
+                self._named.add(uid)
         try:
             yield descriptor
         finally:

@@ -183,7 +183,7 @@ class Uploads:
             return row.size or 0
         if row.kind == "chunks":
             return sum(extent.size for extent in self._rows.chunks(row.id))
-        return self._files.settled(row.id)
+        return self._files.synced(row.id)
 
     def set_size(self, uid: str, *, owner: str | None, size: int) -> None:
         """Say the length that was not known at creation; durable on return. Saying it again is fine, another one
@@ -227,7 +227,7 @@ class Uploads:
         if taken is None:
             raise UploadFinished(row.id)
         self._cut(row.id)
-        partial, is_new = self._files.take_over(
+        partial = self._files.take_over(
             row.id, fence=taken.fence, holding=lambda: self._rows.holding(row.id, fence=taken.fence)
         )
         running = self._kept.take(row.id)
@@ -237,7 +237,6 @@ class Uploads:
             self,
             taken,
             partial,
-            is_new=is_new,
             running=running,
             checksum=checksum,
             on_cut=on_cut,
@@ -301,7 +300,7 @@ class Uploads:
     def _completed(self, row: UploadRow, digests: Mapping[str, str]) -> UploadRow:
         while row.state != "complete":
             if row.kind == "sequential":
-                length = self._files.settled(row.id)
+                length = self._files.length(row.id)
                 if length != row.size:  # whoever writes it is not disturbed
                     raise UploadIncomplete(row.id, missing=() if row.size is None else ((length, row.size),))
             self._cut(row.id)
@@ -439,7 +438,9 @@ class Uploads:
         """Forget the uploads whose time is over, and remove what crashes have left of others; their ids."""
         with self._lock:
             written = set(self._writers)
-        gone = self._rows.expire(now=self._clock() if now is None else now, besides=written)
+        now = self._clock() if now is None else now
+        besides = written | {row.id for row in self._rows.closing() if self._completion.is_at_work(row)}
+        gone = self._rows.expire(now=now, besides=besides)
         for uid in gone:
             self._kept.take(uid)
             self._files.forget(uid)

@@ -67,7 +67,6 @@ class Writer:
         row: UploadRow,
         partial: PartialFile,
         *,
-        is_new: bool,
         running: Running | None,
         checksum: tuple[str, str] | None,
         on_cut: Cut | None,
@@ -79,7 +78,7 @@ class Writer:
         """The declared length."""
         self.offset = partial.length
         """Where the next byte goes: what was taken so far, on the disk or not."""
-        self._sessions, self._partial, self._is_new = sessions, partial, is_new
+        self._sessions, self._partial = sessions, partial
         self._reserved, self._max_bytes = row.reserved_bytes, max_bytes
         self._running = running
         self._before = running  # as it is when nothing under a checksum counts
@@ -169,8 +168,8 @@ class Writer:
         try:
             self._verify()
             self._partial.sync()
-            if self._is_new:
-                self._sessions.sync_names()
+            # Its mark has a name that is new, whoever began it.
+            self._sessions.sync_names()
             with self._partial.owned() as is_ours:
                 if not is_ours:
                     raise UploadTaken(self.uid)
@@ -198,11 +197,13 @@ class Writer:
             return
         with contextlib.suppress(ForebayError):
             self._wait_for_sync()
-        if self._checksum is not None:
-            with contextlib.suppress(ForebayError), self._partial.owned() as is_ours:
-                if is_ours:
-                    self._partial.forget()
-            self._running, self.offset = self._before, self._partial.length
+        running = self._running if self._checksum is None else self._before
+        self._running = None
+        with contextlib.suppress(ForebayError), self._partial.owned() as is_ours:
+            if is_ours:
+                self._running = running  # else another's bytes may be behind those that it is of
+                self._partial.forget()
+        self.offset = self._partial.length
         self._end()
 
     def _wait_for_sync(self) -> None:
