@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -278,18 +278,20 @@ def _start_server(
     port: int,
     stderr: Path,
     under: Sequence[str] = (),
+    data: bool = True,
 ) -> Served:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}
     quick = {"FOREBAY_BACKOFF_BASE_S": "0.01", "FOREBAY_ALLOW_PRIVATE": "true", "FOREBAY_WORKERS": "1"}
-    argv = [sys.executable, "-m", "forebay", "serve", "--port", str(port), "--data", str(place), *options]
+    argv = [sys.executable, "-m", "forebay", "serve", "--port", str(port), *options]
+    argv += ["--data", str(place)] if data else []
     return Served([*under, *argv], env=clean | quick | env, stderr=stderr, folder=place)
 
 
 @pytest.fixture
 def serve(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
-    """``serve(*options, folder="served", env=None, port=0, under=(), wait=True)``: a `Served`, started and ready,
-    that may fetch from loopback and is impatient between attempts; as an argument of the command *under* if given.
-    None outlives the test."""
+    """``serve(*options, folder="served", env=None, port=0, under=(), wait=True, data=True)``: a `Served`, started and
+    ready, that may fetch from loopback and is impatient between attempts; as an argument of the command *under* if
+    given; without ``--data`` if *data* is false. None outlives the test."""
     logs = tmp_path_factory.mktemp("served")
     running: list[Served] = []
 
@@ -300,9 +302,12 @@ def serve(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         port: int = 0,
         under: Sequence[str] = (),
         wait: bool = True,
+        data: bool = True,
     ) -> Served:
         place, log = tmp_path / folder, logs / f"{len(running)}.err"
-        served = _start_server(options, place=place, env=env or {}, port=port, stderr=log, under=under)
+        served = _start_server(
+            options, place=place, env=env or {}, port=port, stderr=log, under=under, data=data
+        )
         running.append(served)
         return served.wait() if wait else served
 
@@ -329,6 +334,19 @@ def _shared(options: Sequence[str], folder: Path, env: dict[str, str]) -> Iterat
         yield served.wait()
     finally:
         served.close()
+
+
+@pytest.fixture(scope="module")
+def serve_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """``serve_shared(*options, env=None)``: a `Served` for the tests of a module, with the options that they need."""
+    with ExitStack() as running:
+
+        def start(*options: str, env: dict[str, str] | None = None) -> Served:
+            folder = tmp_path_factory.mktemp("shared")
+            usual = {"FOREBAY_MAX_ATTEMPTS": "1"}
+            return running.enter_context(contextmanager(_shared)(options, folder, usual | (env or {})))
+
+        yield start
 
 
 @pytest.fixture

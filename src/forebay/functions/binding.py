@@ -68,21 +68,28 @@ class Parameter:
 
     def from_texts(self, given: Sequence[Text]) -> Any:
         """The value that *given*, one or more, say. Raises `InvalidValue`."""
-        if any(isinstance(one, UploadedFile) for one in given):
-            if not self.takes_files:
-                raise InvalidValue(self.name, expected="text", got="a file")
-            return self._checked(self._adapter.validate_python, list(given) if self.is_many else given[0])
+        if not self.is_many and len(given) > 1:
+            raise InvalidValue(self.name, expected="one value", got=f"{len(given)} values")
         if self.takes_files:
-            raise InvalidValue(self.name, expected="a file of a multipart form", got="text")
+            return self._from_files(given)
         texts = [one for one in given if isinstance(one, str)]
-        if not self.is_many and len(texts) > 1:
-            raise InvalidValue(self.name, expected="one value", got=f"{len(texts)} values")
+        if len(texts) < len(given):
+            raise InvalidValue(self.name, expected="text", got="a file")
         try:
             if self.is_many:
                 return self._checked(self._adapter.validate_python, texts)  # strings know no lists
             return self._checked(self._adapter.validate_strings, texts[0])
         except InvalidValue as error:
             return self._from_other_texts(texts, error)
+
+    def _from_files(self, given: Sequence[Text]) -> Any:
+        # A browser sends each field of a form, also those where no file was chosen.
+        files = [one for one in given if isinstance(one, UploadedFile) and (one.filename or one.size)]
+        if any(isinstance(one, str) and one for one in given) or (not files and self.is_required):
+            raise InvalidValue(self.name, expected="a file of a multipart form", got="none")
+        if not files:
+            return self.default
+        return self._checked(self._adapter.validate_python, files if self.is_many else files[0])
 
     def _from_other_texts(self, texts: list[str], error: InvalidValue) -> Any:
         """The value of *texts* as JSON: a whole list or model, or a number of a `Literal`. Else raises *error*."""
@@ -94,7 +101,7 @@ class Parameter:
         except ValidationError as other:
             raise (invalid(other) if is_whole else error) from None
         except ValueError:
-            # A browser sends each field of a form, also those that nobody filled in.
+            # As a browser sends what nobody filled in.
             if texts == [""] and not self.is_required:
                 return self.default
             raise error from None

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, assert_never
 from urllib.parse import quote
@@ -52,6 +53,8 @@ log = logging.getLogger("forebay.server")
 
 DELIVER = "forebay.deliver"
 """Where, in a scope, messages find what sends a stored version."""
+PIECES = "forebay.threads"
+"""And the threads that advance iterators."""
 
 _BODILESS = ("GET", "HEAD")
 # Most calls are over by then, and need nobody who looks whether their client is there.
@@ -74,10 +77,13 @@ class Calls:
         self.delivery = delivery
         self.registry = basin.bay.functions
         self.threads = Threads(most=self.settings.function_threads, queue=self.settings.function_queue)
+        # Of its own: iterators take a thread for a piece, and each stream has to get its turn.
+        self.pieces = ThreadPoolExecutor(self.settings.function_threads, "forebay-pieces")
 
     def close(self) -> None:
         """Take no calls any more."""
         self.threads.close()
+        self.pieces.shutdown(wait=False, cancel_futures=True)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, *, check: Check) -> bool:
         """Answer one ASGI request; False: no function is for it. *check*: what whoever asks may do."""
@@ -122,6 +128,10 @@ class _Way:
         self._go_on()
         await self._send(message)
         self._go_on()
+        if message.get("more_body", False):
+            # To a client that has gone, a server's `send` returns at once, and so may whatever makes the next
+            # piece: nobody else would ever run, not even who notices that.
+            await asyncio.sleep(0)
 
     def _go_on(self) -> None:
         if self.begun and self.clock is not None and not self.closed and not self.clock.expired():
@@ -147,8 +157,8 @@ class _Call:
         send: Send,
     ) -> None:
         self._calls, self._exposed, self._places, self._granted = calls, exposed, places, granted
-        self._scope: Scope = {**scope, DELIVER: self._deliver}
-        self._receiving = Receiving(receive)
+        self._scope: Scope = {**scope, DELIVER: self._deliver, PIECES: calls.pieces}
+        self._receiving = Receiving(_bounded(receive, calls.settings.function_body_bytes))
         self._send = send
         self._way = _Way(send, stall_s=calls.settings.function_stall_limit_s)
         self._held = contextlib.ExitStack()
@@ -198,7 +208,10 @@ class _Call:
         self._watcher = asyncio.create_task(self._end_with_client())
 
     async def _end_with_client(self) -> None:
-        await self._receiving.gone()
+        try:
+            await self._receiving.gone()
+        except BodyTooLarge:
+            return  # whoever reads that body is told
         self._gone = True
         clock = self._way.clock
         if clock is not None and not clock.expired():
@@ -230,14 +243,12 @@ class _Call:
     def _response(self) -> BufferedServerResponse:
         sink = AsgiSink(self._scope, self._receiving, self._way, loop=asyncio.get_running_loop())
         self._held.callback(sink.close)
-        response = BufferedServerResponse(sink)
-        self._held.callback(response.close)
-        return response
+        # Not closed: a thread that was given up may have it still, and learns from the sink that nobody listens.
+        return BufferedServerResponse(sink)
 
     async def _message(self) -> IncomingMessage:
-        loop, max_bytes = asyncio.get_running_loop(), self._calls.settings.function_body_bytes
         scope = self._scope.get("forebay.outer", self._scope)
-        message = IncomingMessage.from_asgi(scope, _bounded(self._body, max_bytes), loop=loop)
+        message = IncomingMessage.from_asgi(scope, self._body, loop=asyncio.get_running_loop())
         self._held.callback(message.close)
         # A coroutine cannot wait in a getter; a thread can, but a body that is here already costs it nothing.
         if self._exposed.kind == "coroutine" or _is_small(self._scope):

@@ -69,7 +69,8 @@ def _find(settings: ServerSettings, keep_folder: bool, pipe: Connection) -> None
         bay = _load(settings.functions, opened)
         number = opened.number_of(bay)
         paths = tuple(exposed.path for exposed in bay.functions)
-        pipe.send(Found(number, bay.folder, paths, opened.ignored(number)))
+        folder = settings.data if keep_folder else bay.folder
+        pipe.send(Found(number, folder, paths, opened.ignored(number)))
     except FunctionsNotLoaded as error:
         pipe.send(error.reason)
     pipe.close()
