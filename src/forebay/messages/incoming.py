@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import io
 import math
 import os
@@ -244,8 +243,7 @@ class IncomingMessage:
         found = _CHARSET.search(self._headers.get("Content-Type", ""))
         charset = found[1] if found else "utf-8"
         try:
-            codec = codecs.lookup(charset)
-            return codec.decode(self._body.kept())[0].removeprefix("\ufeff")
+            return self._body.kept().decode(charset).removeprefix("\ufeff")
         except LookupError:
             raise InvalidValue("Content-Type", expected="a charset that is known", got=charset) from None
         except UnicodeError as error:

@@ -14,6 +14,7 @@ from forebay.core.fields import (
     AmbiguousLength,
     Fields,
     Forward,
+    accepts_by_name,
     check_field,
     content_length,
     digest_preference,
@@ -577,3 +578,15 @@ def test_a_target_cannot_end_early(target: str) -> None:
 def test_a_target_that_is_percent_encoded_stays_so() -> None:
     """Encoding twice would name another resource."""
     assert format_links([("self", "/r/http%3A%2F%2Fa%2Fb c")]) == '</r/http%3A%2F%2Fa%2Fb%20c>; rel="self"'
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (None, False), ("", False), ("*/*", False), ("text/html", False), ("a/b", True), ("A/B ; q=0.1", True),
+        ("a/*", True), ("a/b;q=0", False), ("a/*, a/b;q=0.000", False), ("a/b, a/*;q=0", True), ("x/y,,a/b", True),
+    ],
+)  # fmt: skip
+def test_a_type_is_accepted_by_its_name(value: str | None, wanted: bool) -> None:
+    """RFC 9110 section 12.5.1: the most exact member decides; one for everything names nothing."""
+    assert accepts_by_name(value, "a/b") is wanted
