@@ -38,6 +38,7 @@ from forebay.errors import (
     MethodRefused,
     OffsetMismatch,
     TooManyUploads,
+    UnknownPath,
     UnknownUpload,
     UploadExpired,
     UploadFieldInvalid,
@@ -58,7 +59,7 @@ from forebay.uploads.states import UploadState
 UPLOAD_PATH = "/v1/upload/"
 
 _SESSIONS = "id"
-# Names of uploads that would be other dialects' places.
+# Names that no upload can have: other dialects' places.
 _OTHERS = frozenset({"chunk", "tus"})
 _LONGEST_NAME = 4096  # as that of a chunk's fileName
 _CREATION = ("OPTIONS", "POST", "PUT")
@@ -75,16 +76,16 @@ class Resumable:
         self.delivery, self.intake = delivery, intake
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, *, check: Check) -> bool:
-        """Answer one ASGI request; False: it is for another dialect. *check*: what whoever asks may do."""
+        """Answer one ASGI request that no other dialect has taken; False: it is about no upload. *check*: what whoever
+        asks may do."""
         path: str = scope["path"]
         if not path.startswith(UPLOAD_PATH):
             return False
-        first, slash, rest = path.removeprefix(UPLOAD_PATH).partition("/")
-        if first in _OTHERS:
-            return False
-        uid = rest if first == _SESSIONS and slash else None
-        if first == _SESSIONS and not uid:
-            return False
+        first, _, rest = path.removeprefix(UPLOAD_PATH).partition("/")
+        uid = rest if first == _SESSIONS else None
+        if first in _OTHERS or uid == "":
+            check(scope, "write")
+            raise UnknownPath
         exchange = _Exchange(self, uid, scope, receive, send)
         if scope["method"] == "OPTIONS":
             check(scope, None)
@@ -331,7 +332,7 @@ class _Exchange:
         fields: list[tuple[str, str]] = []
         more: dict[str, Any] = {}
         method = self._scope["method"]
-        if method == "PATCH":
+        if method == "PATCH" and self._uid is not None:
             fields += state_fields(interop, is_complete=False, offset=await self._offset(error))
         elif method in _CREATION:
             fields += state_fields(interop, is_complete=False, offset=None)
