@@ -374,6 +374,16 @@ def test_a_client_that_goes_has_what_is_made_for_it_closed(asynchronously: bool)
     assert closed.wait(30)
 
 
+def test_closing_closes_an_iterator() -> None:
+    """Of a message that is not sent after all."""
+    made = synchronous([1])
+    message = OutgoingMessage(made)
+    message.close()
+    assert list(made) == []
+    with pytest.raises(StateError):
+        ask(message)
+
+
 def test_a_stream_is_not_made_for_a_head() -> None:
     """It is closed unread."""
     answer = ask(OutgoingMessage(failing(), headers={"Content-Length": "9"}), "HEAD")
@@ -471,6 +481,16 @@ def test_a_length_of_its_own_must_be_that_of_the_body() -> None:
             ask(message)
     with pytest.raises(InvalidHeader):
         OutgoingMessage(headers={"Content-Length": "0"}).add_header("content-length", "0")
+
+
+def test_cookies_are_added() -> None:
+    """As many as are set; out of reach of scripts and of other sites, unless somebody says so."""
+    message = OutgoingMessage()
+    message.set_cookie("a", "1")
+    message.set_cookie("b", "2", max_age_s=5, path=None, http_only=False, same_site=None)
+    assert message.headers.get_all("Set-Cookie") == ["a=1; Path=/; HttpOnly; SameSite=Lax", "b=2; Max-Age=5"]
+    with pytest.raises(InvalidHeader):
+        message.set_cookie("a", "b;c")
 
 
 def test_names_of_files_are_of_any_script() -> None:
