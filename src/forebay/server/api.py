@@ -82,7 +82,9 @@ def make_api(basin: Basin) -> FastAPI:
         return document_of(api)
 
     async def docs(incoming: fastapi.Request) -> fastapi.Response:
-        html = page(document_of(api), base=str(incoming.base_url).rstrip("/"))
+        # Starlette's base_url leaves out where this application is mounted.
+        base = f"{incoming.url.scheme}://{incoming.url.netloc}{incoming.scope.get('root_path', '')}"
+        html = page(document_of(api), base=base.rstrip("/"))
         return HTMLResponse(html, headers={"content-security-policy": POLICY})
 
     async def root() -> fastapi.Response:
