@@ -588,6 +588,21 @@ class UploadIncomplete(RequestError):
         return f"upload {self.uid} is not whole: {which} not arrived; send what is missing"
 
 
+class FileChanged(RequestError):
+    """A file was written while it was read to be put; nothing of it was published."""
+
+    code = "file_changed"
+    status = 409
+    retryable = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path} changed while it was read, so nothing of it was published; put it once it stays as it is"
+
+
 class UploadMismatch(RequestError):
     """What arrived is not what was declared: its size or its digest. The upload stays, for a retry."""
 

@@ -45,6 +45,19 @@ class Progress:
     reason: str | None = None
 
 
+@dataclass(slots=True)
+class Sending:
+    """How far a file is on its way into the basin. *state*: ``reading`` (for the digest of what was sent before),
+    ``sending``, ``storing``, ``done``. *reason*: why the last attempt failed."""
+
+    state: str = "sending"
+    sent_bytes: int = 0
+    total_bytes: int | None = None
+    attempt: int = 1
+    resumed_bytes: int = 0
+    reason: str | None = None
+
+
 def response_or_raise(fetched: Fetched) -> Response:
     """The version that *fetched* has, with a logged warning if it is stale; else its error is raised."""
     if fetched.response is None:
@@ -56,6 +69,7 @@ def response_or_raise(fetched: Fetched) -> Response:
 
 
 OnProgress = Callable[[str, Progress], None]
+OnSending = Callable[[str, Sending], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
 
-from forebay.client import calls
+from forebay.client import calls, uploads
 from forebay.client.contents import land_version
 from forebay.client.crew import PROGRESS_EVERY_S
 from forebay.client.direct import AsyncDirect, AsyncEmbedded, Outage
 from forebay.client.drivers import AsyncDriver
 from forebay.client.exchange import Flow
 from forebay.client.fetching import Tell
-from forebay.client.remote import RemoteForebay, cache_of, flow_of, line_of, told_to
+from forebay.client.remote import RemoteForebay, cache_of, flow_of, line_of, told_to, uploads_of
+from forebay.client.uploads import PARALLEL
 from forebay.core.urls import show_url
 from forebay.errors import ForebayError, ServerUnreachable
 from forebay.models import AnyStrategy, Request, RequestSpec, Response
-from forebay.reports import Fetched, GcReport, OnProgress, Progress, StorageUsage, VerifyReport, response_or_raise
+from forebay.reports import (
+    Fetched,
+    GcReport,
+    OnProgress,
+    OnSending,
+    Progress,
+    StorageUsage,
+    VerifyReport,
+    response_or_raise,
+)
 from forebay.settings import RemoteSettings
+from forebay.sources import Source, parcel
 from forebay.wishes import Wish, wishes
 
 T = TypeVar("T")
@@ -199,6 +210,30 @@ class AsyncRemoteForebay:
             return None
         look = partial(self._cache.path, attributes.sha256, size_bytes=attributes.content_size_bytes)
         return await asyncio.to_thread(look)
+
+    # --- uploads ---------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        file: Source,
+        *,
+        name: str | None = None,
+        tag: str | None = None,
+        parallel: int = PARALLEL,
+        progress: OnSending | None = None,
+    ) -> Response:
+        """See `RemoteForebay.put`. *progress* is called in the event loop's thread; what a cancelled call has not
+        sent, another one sends."""
+        with parcel(file, name=name, tag=tag) as ready:
+            return await self._run(
+                uploads.sending(
+                    ready,
+                    server=self.server,
+                    folder=uploads_of(self.settings),
+                    parallel=parallel,
+                    progress=progress,
+                )
+            )
 
     # --- versions --------------------------------------------------------------------------------------
 

@@ -9,11 +9,9 @@ import asyncio
 import contextlib
 import json
 import re
-import socket
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -21,7 +19,8 @@ from typing import Any, Self, TypeVar, assert_never
 
 import httpx
 
-from forebay.client.exchange import Answer, Call, Do, Flow, Sink, Step, Wait
+from forebay.client.exchange import Answer, Call, Content, Do, Flow, Sink, Step, Together, Wait
+from forebay.client.together import Hook, arun_together, in_thread, run_together
 from forebay.core.fields import Fields
 from forebay.errors import ServerUnreachable
 from forebay.trust import system_ca_file
@@ -65,6 +64,8 @@ class Line:
         if call.body is not None:
             fields.append(("Content-Type", "application/json"))
             body = json.dumps(call.body).encode("ascii")
+        elif call.content is not None:
+            fields.append(("Content-Length", str(call.content.size)))
         return {
             "method": call.method,
             "url": f"{self.base}{call.path}",
@@ -103,50 +104,6 @@ def _may_go_again(call: Call, error: httpx.TransportError) -> bool:
 
 def _unreachable(line: Line, error: httpx.TransportError) -> ServerUnreachable:
     return ServerUnreachable(reason=_reason(error), server=line.base)
-
-
-class HungUp(Exception):
-    """Nobody wants any more what a driver runs."""
-
-
-class Hook:
-    """Hangs up what a driver runs, from another thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self._hung_up = False
-
-    @contextlib.contextmanager
-    def on(self, incoming: httpx.Response) -> Iterator[None]:
-        """Within, it is *incoming* that is hung up. Leave before it is closed: then its connection is the next
-        one's."""
-        stream = incoming.extensions.get("network_stream")
-        with self._lock:
-            self._socket = None if stream is None else stream.get_extra_info("socket")
-            if self._hung_up:
-                self._shut_down()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._socket = None
-
-    def hang_up(self) -> None:
-        """Whoever waits for bytes gets the end of them."""
-        with self._lock:
-            self._hung_up = True
-            self._shut_down()
-
-    def _shut_down(self) -> None:
-        if self._socket is not None:
-            with contextlib.suppress(OSError):  # it is closed already
-                self._socket.shutdown(socket.SHUT_RDWR)
-
-    def check(self) -> None:
-        """Raise `HungUp` if so."""
-        if self._hung_up:
-            raise HungUp
 
 
 class Driver:
@@ -189,6 +146,8 @@ class Driver:
                 return None
             case Do(work):
                 return work()
+            case Together(flows, tick):
+                return run_together(self.run, flows, tick, hook)
             case _:
                 assert_never(step)
 
@@ -202,9 +161,12 @@ class Driver:
         raise AssertionError("the last try returns or raises")
 
     def _exchange(self, call: Call, hook: Hook | None) -> Answer:
+        request = self._line.request(call)
+        if call.content is not None:
+            request["content"] = _wanted(call.content, hook)
         with (
-            self._client.stream(**self._line.request(call)) as incoming,
-            contextlib.nullcontext() if hook is None else hook.on(incoming),
+            self._client.stream(**request) as incoming,
+            contextlib.nullcontext() if hook is None else hook.on(incoming.extensions),
         ):
             fields = _fields(incoming)
             # Not `iter_raw`: it closes the answer at its end, and the connection is let go while the hook is on it.
@@ -218,6 +180,14 @@ class Driver:
             except httpx.TransportError as error:
                 return Answer(incoming.status_code, fields, cut=_reason(error))
             return Answer(incoming.status_code, fields)
+
+
+def _wanted(content: Content, hook: Hook | None) -> Iterator[bytes]:
+    """The pieces of *content*, as long as somebody wants them sent."""
+    for piece in content.pieces():
+        if hook is not None:
+            hook.check()
+        yield piece
 
 
 class AsyncDriver:
@@ -256,7 +226,9 @@ class AsyncDriver:
             case Wait(seconds):
                 return await asyncio.sleep(seconds)
             case Do(work):
-                return await _in_thread(work)
+                return await in_thread(work)
+            case Together(flows, tick):
+                return await arun_together(self.run, flows, tick)
             case _:
                 assert_never(step)
 
@@ -270,7 +242,10 @@ class AsyncDriver:
         raise AssertionError("the last try returns or raises")
 
     async def _exchange(self, call: Call) -> Answer:
-        async with self._client.stream(**self._line.request(call)) as incoming:
+        request = self._line.request(call)
+        if call.content is not None:
+            request["content"] = _read_ahead(call.content)
+        async with self._client.stream(**request) as incoming:
             fields = _fields(incoming)
             if call.sink is None or not call.sink.begin(incoming.status_code, fields):
                 return Answer(
@@ -320,18 +295,23 @@ class _Writing:
         if error is None or isinstance(error, httpx.TransportError):
             await self._written()
             if self._pieces:
-                await _in_thread(partial(self._sink.write, b"".join(self._pieces)))
+                await in_thread(partial(self._sink.write, b"".join(self._pieces)))
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
-    """What *work* returns, called in a thread. It is done on return, also when this is cancelled: it works on files
-    that are closed then."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
+async def _read_ahead(content: Content) -> AsyncIterator[bytes]:
+    """The pieces of *content*, the next one read in a thread while one is sent."""
+    pieces = content.pieces()
+    coming = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
     try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+        while (piece := await asyncio.shield(coming)) is not None:
+            coming = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
+            yield piece
+    finally:
+        # The thread has its file; nobody may close that under it.
+        await asyncio.wait([coming])
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()
 
 
 def _name_server(error: Exception, line: Line) -> None:

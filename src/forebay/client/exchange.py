@@ -7,7 +7,7 @@ returns a result. What cannot be reached is thrown into it as `ServerUnreachable
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
@@ -39,12 +39,26 @@ class Sink(Protocol):
         ...
 
 
+class Content(Protocol):
+    """The body of a call that is more than some JSON."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        ...
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its bytes, from the first one on each time that it is asked. It may block."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One exchange with the server. *path* is below its base URL and percent-encoded; *body* is sent as JSON.
-    *patience_s*: how long the server may be silent. *idempotent*: a POST that may be sent twice."""
+    """One exchange with the server. *path* is below its base URL and percent-encoded; *body* is sent as JSON,
+    *content* as it is. *patience_s*: how long the server may be silent. *idempotent*: a POST that may be sent
+    twice."""
 
-    method: Literal["GET", "PUT", "POST", "DELETE"]
+    method: Literal["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"]
     path: str
     query: tuple[tuple[str, str], ...] = ()
     body: Mapping[str, Any] | None = field(default=None, repr=False)  # it may hold secrets
@@ -52,12 +66,13 @@ class Call:
     patience_s: float = ANSWER_S
     sink: Sink | None = field(default=None, repr=False)
     idempotent: bool = False
+    content: Content | None = field(default=None, repr=False)
 
     @property
     def may_be_sent_again(self) -> bool:
         """Whether it may be sent once more when nobody knows what became of the first (RFC 9110 section 9.2.2)."""
         # Not DELETE: its second answer would say that there is no such version, which the first has removed.
-        return self.idempotent or self.method in ("GET", "PUT")
+        return self.idempotent or self.method in ("GET", "HEAD", "PUT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,16 @@ class Do:
     work: Callable[[], Any]
 
 
-Step = Call | Wait | Do
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several flows at once; the list of what they return is sent back. The first failure is thrown, and the others
+    are broken off. *tick* is called some ten times a second meanwhile, where whoever runs the flow is."""
+
+    flows: Sequence[Flow[Any]]
+    tick: Callable[[], None] = lambda: None
+
+
+Step = Call | Wait | Do | Together
 Flow = Generator[Step, Any, T]
 
 
@@ -92,6 +116,12 @@ def do(work: Callable[[], T]) -> Flow[T]:
     """What *work* returns, done where blocking hurts nobody."""
     result: T = yield Do(work)
     return result
+
+
+def together(flows: Sequence[Flow[T]], tick: Callable[[], None] = lambda: None) -> Flow[list[T]]:
+    """What *flows* return, run at once."""
+    results: list[T] = yield Together(flows, tick)
+    return results
 
 
 def send(call: Call) -> Flow[Answer]:

@@ -13,20 +13,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
 
-from forebay.client import calls, contents, fetching
+from forebay.client import calls, contents, fetching, uploads
 from forebay.client.cache import ContentCache
 from forebay.client.contents import Ending, Settle, fetch_content, land, land_version, place_of
 from forebay.client.crew import Crew
 from forebay.client.direct import Direct, Embedded, Outage
-from forebay.client.drivers import Driver, Hook, Line
+from forebay.client.drivers import Driver, Line
 from forebay.client.exchange import Flow
 from forebay.client.fetching import Begun, Tell
 from forebay.client.landing import Landing, buffered
+from forebay.client.together import Hook
+from forebay.client.uploads import PARALLEL
 from forebay.core.urls import show_url
 from forebay.errors import ForebayError, ServerUnreachable
 from forebay.models import AnyStrategy, Request, RequestSpec, Response
-from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport, response_or_raise
+from forebay.reports import (
+    Fetched,
+    GcReport,
+    OnProgress,
+    OnSending,
+    StorageUsage,
+    VerifyReport,
+    response_or_raise,
+)
 from forebay.settings import RemoteSettings
+from forebay.sources import Source, parcel
 from forebay.wishes import Wish, wishes
 
 T = TypeVar("T")
@@ -41,6 +52,11 @@ def line_of(settings: RemoteSettings) -> Line:
 def cache_of(settings: RemoteSettings) -> ContentCache:
     """The content cache of *settings*."""
     return ContentCache(settings.cache.expanduser().absolute(), max_bytes=settings.cache_bytes)
+
+
+def uploads_of(settings: RemoteSettings) -> Path:
+    """Where it is remembered what is being sent."""
+    return settings.cache.expanduser().absolute() / "uploads"
 
 
 class RemoteForebay:
@@ -260,6 +276,34 @@ class RemoteForebay:
         if attributes.sha256 is None:
             return None
         return self._cache.path(attributes.sha256, size_bytes=attributes.content_size_bytes)
+
+    # --- uploads ---------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        file: Source,
+        *,
+        name: str | None = None,
+        tag: str | None = None,
+        parallel: int = PARALLEL,
+        progress: OnSending | None = None,
+    ) -> Response:
+        """See `Forebay.put`. A large file goes in so many parts at once as *parallel* says.
+
+        What a cut connection, Ctrl-C or a killed process leaves unsent, the same call sends: here or in another
+        process, as long as the file is the same one and the server keeps what it has. A stream is sent by one
+        call or not at all.
+        """
+        with parcel(file, name=name, tag=tag) as ready:
+            return self._run(
+                uploads.sending(
+                    ready,
+                    server=self.server,
+                    folder=uploads_of(self.settings),
+                    parallel=parallel,
+                    progress=progress,
+                )
+            )
 
     # --- versions --------------------------------------------------------------------------------------
 

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from forebay.client.drivers import AsyncDriver, Driver, Hook, HungUp, Line
+from forebay.client.drivers import AsyncDriver, Driver, Line
 from forebay.client.exchange import Answer, Call, send
+from forebay.client.together import Hook, HungUp
 from forebay.core.fields import Fields
 from forebay.errors import ServerUnreachable
 from origin import FailFirst, Held, Origin, Resource, Status, blob
