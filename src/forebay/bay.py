@@ -48,7 +48,7 @@ from forebay.fetch.gate import Gate
 from forebay.fetch.owner import Owner
 from forebay.fetch.scheduler import Scheduler
 from forebay.fetch.tickets import Ticket
-from forebay.fetch.told import progress_of, told, total_of
+from forebay.fetch.told import progress_of, told, total_of, version_of
 from forebay.fetch.transfer import Job
 from forebay.fetch.transport import Transport
 from forebay.functions.registry import Registry
@@ -78,7 +78,9 @@ from forebay.reports import (
     response_or_raise,
 )
 from forebay.settings import Settings
+from forebay.sources import Source, parcel
 from forebay.trust import system_ca_file
+from forebay.uploads.ingest import ingest
 from forebay.uploads.sessions import Uploads
 from forebay.wishes import Wish, is_request_id, strategy_of, the_one, wishes
 
@@ -109,7 +111,7 @@ class Forebay:
             self.owner = Owner(self.folder / "owners")
             self.wakeups = Wakeups(self.folder / "wakeups", owner=self.owner.id, is_alive=self.owner.is_alive)
             self.partials = Partials(self.folder / "partial", ring=self.wakeups.ring)
-            self._followings = Followings(self.partials, total_of=total_of)
+            self._followings = Followings(self.partials, total_of=total_of, version_of=version_of)
         self.catalog = Catalog(self._database)
         self.frontier = Frontier(self._database)
         self.tokens = Tokens(self._database)
@@ -142,16 +144,17 @@ class Forebay:
             extension_for=extension_for,
             after_finish=self._house.after,
         )
-        self.uploads = Uploads(
-            self.folder / "uploads",
-            rows=UploadRows(self._database),
-            store=self.store,
-            settings=settings,
-            me=self.owner.id,
-            is_alive=self.owner.is_alive,
-            clock=self._clock,
-            publish=self._publish,
-        )
+        with storage_errors(f"the folder {self.folder}", self.folder):
+            self.uploads = Uploads(
+                self.folder / "uploads",
+                rows=UploadRows(self._database),
+                store=self.store,
+                settings=settings,
+                me=self.owner.id,
+                is_alive=self.owner.is_alive,
+                clock=self._clock,
+                publish=self.publish,
+            )
         self.functions = Registry(self)
         self._at_close: list[Callable[[], None]] = []
         self._closed = False
@@ -431,17 +434,20 @@ class Forebay:
 
     def delete(self, url: str, *, version: str | None = None) -> list[Response]:
         """Remove a version, or all of *url*, which is then fetched no more by itself; a fetch of it that runs is
-        given up. `undelete` has the versions back for a day."""
+        given up, and whoever still waits for that has it fetched anew. `undelete` has the versions back for a
+        day."""
         request = self.request(url)
-        every = self.catalog.versions(request.id, now=self._clock())
-        chosen = [r for r in every if r.status not in UNDER_WAY and version in (None, r.version)]
-        if version is not None and not chosen:
-            raise UnknownVersion(show_url(url), wanted=f"version {version}")
-        self.catalog.delete_versions([response.id for response in chosen], now=self._clock())
-        if version is None:
-            self.catalog.schedule(request.id, None)
-            self.frontier.abandon(request.id)
-            self.wakeups.ring(request.id)
+        with self._database.write(durable=True):  # all of it at once: what commits comes before or after
+            fence = self.frontier.abandon(request.id) if version is None else None
+            every = self.catalog.versions(request.id, now=self._clock())
+            chosen = [r for r in every if r.status not in UNDER_WAY and version in (None, r.version)]
+            if version is not None and not chosen:
+                raise UnknownVersion(show_url(url), wanted=f"version {version}")
+            self.catalog.delete_versions([response.id for response in chosen], now=self._clock())
+            if version is None:
+                self.catalog.schedule(request.id, None)
+        if fence is not None:
+            self.partials.discard(request.id, fence=fence)
         return chosen
 
     def undelete(self, url: str, *, version: str | None = None) -> list[Response]:
@@ -554,9 +560,30 @@ class Forebay:
 
     # --- uploads ---------------------------------------------------------------------------------------
 
-    def _publish(self, upload: Upload, name: str, tag: str | None) -> Response:
+    def put(
+        self,
+        file: Source,
+        *,
+        name: str | None = None,
+        tag: str | None = None,
+        progress: OnSending | None = None,
+    ) -> Response:
+        """Keep a file, or what a binary stream gives, as the newest version of *name*, by default the file's own;
+        `ready` on return, at ``/r/forebay:<name>``.
+
+        The file stays where it is and shares its blocks with the copy where the file system can do that. *progress*
+        is called in the caller's thread. Raises `FileChanged` when it is written meanwhile, `InvalidValue` for what
+        is no file that can be read and for a name that cannot be, `UploadTooLarge`, `DiskReserved`.
+        """
+        with parcel(file, name=name, tag=tag) as ready:
+            return self.publish(ingest(self.uploads, ready, progress), ready.name, tag)
+
+    def publish(self, upload: Upload, name: str, tag: str | None, *, group: str | None = None) -> Response:
+        """See `Upload.publish`; in *group*."""
         spec = RequestSpec(
-            url=upload_url(name), cache_configuration=RequestCacheConfiguration(recaching_strategy=Never())
+            url=upload_url(name),
+            group_name=group or "default",
+            cache_configuration=RequestCacheConfiguration(recaching_strategy=Never()),
         )
         published = Published(
             upload.uploadUid,

@@ -123,8 +123,8 @@ class Housekeeping:
 
     def evict_duplicates(self) -> None:
         """Evict those whose time is over, of all Requests."""
-        for request_id in self._catalog.with_duplicates(before=self._clock() - DUPLICATE_LIFETIME_S):
-            self.retain(request_id)
+        now = self._clock()
+        self._catalog.evict_duplicates(before=now - DUPLICATE_LIFETIME_S, now=now)
 
     def enforce_quota(
         self, *, keep: frozenset[str] = frozenset(), dry_run: bool = False

@@ -35,6 +35,11 @@ class Wish:
     offline: bool = False
 
     @property
+    def reads_content(self) -> bool:
+        """Whether it may take reading all of what is stored: of that, only our own digest is known."""
+        return self.expected is not None and self.expected[0] != "sha256"
+
+    @property
     def stays(self) -> bool:
         """Whether nothing may be fetched for it: what is uploaded under a name is there or not."""
         return self.offline or self.spec.source == "upload"

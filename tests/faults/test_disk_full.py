@@ -383,6 +383,8 @@ with forebay.open(ask["folder"]) as bay:
     while bay.frontier.lease_of(bay.requests()[0].id) is not None:
         time.sleep(0.01)
     say(event="free")
+    bay.fetch(ask["other"])  # the one slot of that host
+    say(event="other")
 """
 
 
@@ -390,11 +392,13 @@ with forebay.open(ask["folder"]) as bay:
 def test_what_could_not_be_written_is_given_back(
     when: str, origin: Origin, spawn: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """When the catalog can be written no more, fetches fail, and their leases stay, for that cannot be written
-    either. They are given back as soon as it can: else nobody could fetch those while the process lives."""
+    """When the catalog can be written no more, fetches fail, and their leases and slots stay, for that cannot be
+    written either. They are given back as soon as it can: else nobody could fetch those, or anything else of their
+    host, while the process lives."""
     body, go_on = blob(2 * MIB), threading.Event()
     stall = origin.serve("/a", Stall(Resource(body), MIB, go_on, times=1))
-    child = spawn(OUT_OF_REACH, folder=tmp_path / "bay", url=origin.url("/a"))
+    origin.serve("/b", Resource(b"another of that host"))
+    child = spawn(OUT_OF_REACH, folder=tmp_path / "bay", url=origin.url("/a"), other=origin.url("/b"))
     assert stall.reached.wait(60)
     child.tell(go=True)
     child.wait_for(bool)

@@ -243,6 +243,21 @@ def test_a_server_evicts_duplicates_by_itself(bay: Forebay, origin: Origin, let_
     assert [version.status for version in bay.versions(url)] == ["ready"]
 
 
+def test_what_was_fetched_for_nobody_takes_no_space(bay: Forebay, origin: Origin) -> None:
+    """Its Request was removed while it landed, and its last byte came before anybody noticed."""
+    held = origin.serve("/f", Held(Resource(ONE)))
+    with ThreadPoolExecutor() as pool:
+        fetching = pool.submit(bay.fetch, origin.url("/f"))
+        held.arrived()
+        bay.delete(origin.url("/f"))
+        origin.serve("/f", Resource(TWO))
+        held.release()
+        assert content(bay, fetching.result(60)) == TWO  # who still waits has it fetched anew
+    assert {sha256 for sha256, _, _ in bay.store.stored()} == {hashlib.sha256(TWO).hexdigest()}
+    assert bay.usage().contents == 1
+    assert bay.usage().partial_bytes == 0
+
+
 # --- quota ----------------------------------------------------------------------------------------------
 
 

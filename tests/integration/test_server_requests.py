@@ -488,7 +488,9 @@ def test_the_fetch_of_what_is_removed_is_given_up(api: httpx.Client, origin: Ori
     held = origin.serve("/f", Held(Resource(b"content")))
     request_id = order(api, origin.url("/f"))
     held.arrived()
+    asked_at = api.put("/v1/request/", json={"url": origin.url("/f")}).json()["request_timestamp"]
     assert api.delete(f"/v1/request/{request_id}").json()["removed"] == []
+    problem(api.get(f"/v1/request/{request_id}/status/{asked_at!r}"), 404, "version_unknown")
     held.left()
     held.release()
     assert api.get(f"/v1/request/{request_id}/response").json() == []

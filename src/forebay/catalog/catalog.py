@@ -409,11 +409,14 @@ class Catalog:
         many went."""
         return self._drop(responses.c.id.in_(list(response_ids)), now=now)
 
-    def with_duplicates(self, *, before: float) -> list[str]:
-        """Requests that have duplicates which were asked for before a time, by id."""
-        passing = (responses.c.status == "duplicate") & (responses.c.requested_at < micros(before))
-        with self.database.read() as db:
-            return list(db.execute(select(responses.c.request_id).where(passing).distinct()).scalars())
+    def evict_duplicates(self, *, before: float, now: float) -> int:
+        """Drop the duplicates that were made before a time. Returns how many."""
+        passed = (responses.c.status == "duplicate") & (responses.c.requested_at < micros(before))
+        passed &= responses.c.deleted_at.is_(None) & (responses.c.cached_at < micros(before))
+        with self.database.read() as db:  # nearly always none: nobody is to wait for the writer's lock
+            if db.execute(select(responses.c.id).where(passed).limit(1)).first() is None:
+                return 0
+        return self._drop(passed, now=now)
 
     def purge_deleted(self, *, before: float, now: float) -> int:
         """Drop the versions that were deleted before a time. Returns how many."""

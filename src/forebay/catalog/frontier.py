@@ -133,13 +133,24 @@ class Frontier:
         with self.database.write(durable=False) as db:
             db.execute(delete(leases).where(leases.c.request_id == lease.request_id, leases.c.fence == lease.fence))
 
-    def abandon(self, request_id: str) -> None:
+    def abandon(self, request_id: str) -> int:
         """Nothing is to come of the fetch that runs for a Request, if one does: its version is gone, and whoever
-        fetches it can no longer commit, and ends it at its next beat."""
+        fetches it can no longer commit, and ends it at its next beat. Returns its fence: later ones are others'."""
         mine = responses.c.request_id == request_id
         with self.database.write(durable=False) as db:
             db.execute(delete(leases).where(leases.c.request_id == request_id))
             db.execute(delete(responses).where(mine, responses.c.status.in_(UNDER_WAY)))
+            found: int = db.execute(_FENCE, {"key": request_id}).scalar_one()
+            return found
+
+    def settle(self, owner: str, given_up: Sequence[Lease], *, held: Mapping[str, int]) -> None:
+        """Have the catalog say of *owner* what is so: without the leases *given_up*, and with the slots *held*."""
+        with self.database.write(durable=False) as db:
+            for lease in given_up:
+                self.release(lease)
+            db.execute(delete(slots).where(slots.c.owner == owner))
+            if held:
+                db.execute(insert(slots), [{"host": host, "owner": owner, "held": n} for host, n in held.items()])
 
     def owners(self) -> set[str]:
         """Everyone who has a lease or a slot."""

@@ -166,15 +166,16 @@ class _Writes:
 def write_outcomes(db: Connection, outcomes: Sequence[Outcome], *, now_us: int) -> list[Finished]:
     """See `forebay.catalog.frontier.Frontier.finish`; within the caller's transaction."""
     key = {"ids": [outcome.lease.request_id for outcome in outcomes]}
-    held = {row.request_id: row.fence for row in db.execute(_LEASES, key)}
+    # Both: a fence that was given in a transaction which failed is given again.
+    held = {row.request_id: (row.fence, row.response_id) for row in db.execute(_LEASES, key)}
     known = {row.id: row for row in db.execute(_REQUESTS, key)}
-    ours = [outcome for outcome in outcomes if held.get(outcome.lease.request_id) == outcome.lease.fence]
+    ours = [outcome for outcome in outcomes if held.get(outcome.lease.request_id) == _key(outcome.lease)]
     heal(db, [outcome.content.sha256 for outcome in ours if isinstance(outcome, Brought)])
     latest = {row.request_id: row for row in db.execute(LATEST_READY, key)}
     writes, out = _Writes(), []
     for outcome in outcomes:
         lease = outcome.lease
-        if held.get(lease.request_id) != lease.fence:
+        if held.get(lease.request_id) != _key(lease):
             out.append(Finished(lease, "lease_lost", None))
             continue
         before = latest.get(lease.request_id)
@@ -185,6 +186,10 @@ def write_outcomes(db: Connection, outcomes: Sequence[Outcome], *, now_us: int) 
         out.append(Finished(lease, status, kept, crowded=before is not None or status == "failed"))
     writes.write(db)
     return out
+
+
+def _key(lease: Lease) -> tuple[int, str]:
+    return lease.fence, lease.response_id
 
 
 def _judge(writes: _Writes, outcome: Outcome, *, request: Any, latest: Any, now_us: int) -> str:

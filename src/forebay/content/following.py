@@ -37,7 +37,7 @@ class Following:
         self._owner, self._mark, self._data = owner, mark, data
         self._known = known
         self._told = (known.meta, owner.total_of(known.meta))
-        self.inode = os.fstat(mark).st_ino
+        self.key = (os.fstat(mark).st_ino, owner.version_of(known.meta))
         self.holders = 1
 
     def close(self) -> None:
@@ -81,6 +81,9 @@ class Following:
                 mark = self._read_mark(known)
                 if mark.state is not State.WHOLE:
                     mark = replace(mark, state=State.GIVEN_UP)
+        if mark.meta != known.meta and self._owner.version_of(mark.meta) != self.key[1]:
+            # The fetch failed, and another version's goes on with what it has left.
+            mark = replace(known, state=State.GIVEN_UP)
         self._known = mark
         return mark
 
@@ -148,14 +151,20 @@ class _Replaced(Exception):
 
 class Followings:
     """What is followed in this process: each generation with one pair of open files, however many read it.
-    *total_of*: the length of the whole, by a mark's meta."""
+    *total_of*: the length of the whole, by a mark's meta; *version_of*: the version that the bytes are for."""
 
-    def __init__(self, partials: Partials, *, total_of: Callable[[bytes], int | None]) -> None:
+    def __init__(
+        self,
+        partials: Partials,
+        *,
+        total_of: Callable[[bytes], int | None],
+        version_of: Callable[[bytes], str | None],
+    ) -> None:
         self.folder = partials.folder
-        self.total_of = total_of
+        self.total_of, self.version_of = total_of, version_of
         self._lock = threading.Lock()
-        # By the inode of the mark: nobody else's while it is open.
-        self._followed: dict[int, Following] = {}
+        # By the inode of the mark, which is nobody else's while it is open, and the version.
+        self._followed: dict[tuple[int, str | None], Following] = {}
 
     def follow(self, key: str, *, fence: int, live: Callable[[bytes], bool]) -> Following | None:
         """The generation of *key* that is being written under *fence*, or is whole and not committed yet; None when
@@ -180,14 +189,14 @@ class Followings:
             if known is None or known.state not in (State.GROWING, State.WHOLE) or not live(known.meta):
                 return None
             with self._lock:
-                following = self._followed.get(os.fstat(mark).st_ino)
+                following = self._followed.get((os.fstat(mark).st_ino, self.version_of(known.meta)))
                 if following is not None:
                     following.holders += 1
                     return following
                 data = self._open_part(path.with_suffix(".part"), known)
                 opened.callback(os.close, data)
                 following = Following(self, mark, data, known)
-                self._followed[following.inode] = following
+                self._followed[following.key] = following
             opened.pop_all()
             return following
 
@@ -208,5 +217,5 @@ class Followings:
             following.holders -= 1
             if following.holders > 0:
                 return
-            del self._followed[following.inode]
+            del self._followed[following.key]
         following.close_files()

@@ -26,6 +26,7 @@ from functools import cache
 from pathlib import Path
 
 from forebay.durable import storage_errors, sync_file, sync_folder, write_all
+from forebay.errors import StorageError
 
 # magic, generation, state, length, synced length, hash of the boot id, inode of the data, CRC of these
 _MARK = struct.Struct("<8sIIQQQQI")
@@ -290,13 +291,13 @@ class PartialFile:
                 os.close(descriptor)
         self._data = self._mark = -1
 
-    def stand(self) -> None:
-        """Close a whole that was not taken in, to be resumed. Who has seen that it is whole reads on; nobody new is
-        led to it."""
-        with contextlib.suppress(OSError):
-            if self._is_ours():
-                self._state = State.STANDING
-                self._advance()
+    def stand(self, sign_off: Callable[[bytes], bytes]) -> None:
+        """Close a whole that was not taken in, to be resumed by anybody: *sign_off* takes our name from its meta.
+        Who has seen that it is whole reads on; nobody new is led to it."""
+        with contextlib.suppress(OSError, StorageError):
+            mark = read_open_mark(self._mark) if self._is_ours() else None
+            if mark is not None:
+                self.keep_mark(sign_off(mark.meta), standing=True)
         self.close()
 
     def discard(self) -> None:
@@ -385,9 +386,10 @@ class Partials:
         with it, what is taken over has the name of the fence before."""
         return read_mark(self.folder / f"{key}.{fence}.mark") or read_mark(self.folder / f"{key}.{fence - 1}.mark")
 
-    def discard(self, key: str) -> None:
-        """Remove whatever is left of *key*, marks first: one without its file would only mislead."""
-        found = sorted(self.folder.glob(f"{key}.*"))
+    def discard(self, key: str, *, fence: int | None = None) -> None:
+        """Remove whatever is left of *key*, marks first: one without its file would only mislead. *fence*: not what
+        later ones have."""
+        found = sorted(path for path in self.folder.glob(f"{key}.*") if fence is None or _fence(path) <= fence)
         for path in found:
             path.unlink(missing_ok=True)
         if found:

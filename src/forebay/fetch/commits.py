@@ -3,25 +3,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from forebay.catalog.outcomes import Broke, Brought, Confirmed, Content, Outcome, Stats
-from forebay.content.store import ContentStore
+from forebay.content.store import ContentStore, SweepableStore
 from forebay.core.filenames import choose_filename
 from forebay.errors import ForebayError, StorageError
 from forebay.fetch.transfer import End, GaveUp, StillCurrent, Suspended, Transfer, Whole
+
+log = logging.getLogger(__name__)
 
 NO_STATS = Stats(started_at=0.0)
 """Of a transfer that never ran."""
 
 
-class Commits:
-    """Makes outcomes for one folder. *extension_for*: what a file of a media type is usually called."""
+class LocalStore(ContentStore, SweepableStore, Protocol):
+    """What takes content in, and gives up what nobody names."""
 
-    def __init__(self, store: ContentStore, extension_for: Callable[[str], str | None]) -> None:
-        self._store, self._extension_for = store, extension_for
+
+class Commits:
+    """Makes outcomes for one folder. *extension_for*: what a file of a media type is usually called; *known*: the
+    contents, of those named, that the catalog has."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        extension_for: Callable[[str], str | None],
+        *,
+        known: Callable[[Iterable[str]], set[str]],
+    ) -> None:
+        self._store, self._extension_for, self._known = store, extension_for, known
 
     @contextmanager
     def committing(self, ended: list[tuple[Transfer, End]]) -> Iterator[list[tuple[Outcome, ForebayError | None]]]:
@@ -39,6 +53,19 @@ class Commits:
                 if not isinstance(end, Suspended):
                     outcomes.append(self._outcome(transfer, end))
             yield outcomes
+
+    def disown(self, ended: Sequence[End]) -> None:
+        """Remove from the store what was adopted of *ended*, whose leases were lost: no row names it, unless
+        something else has the same content."""
+        digests = {end.landed.digests["sha256"] for end in ended if isinstance(end, Whole)}
+        if not digests:
+            return
+        try:
+            with self._store.sweeping():
+                for sha256 in digests - self._known(digests):
+                    self._store.delete(sha256)
+        except StorageError as error:  # `gc` finds it
+            log.warning("what was fetched for nobody is still in the store: %s", error)
 
     def _adopt(self, whole: list[tuple[Transfer, Whole]]) -> dict[str, StorageError]:
         """Name the bytes in the store; whose could not be, by request id."""

@@ -25,15 +25,15 @@ from forebay.catalog.outcomes import (
     Moved,
 )
 from forebay.content.partial import Partials
-from forebay.content.store import ContentStore
 from forebay.errors import ForebayError, LeaseLost, StateError, StorageError, StorageFailed
-from forebay.fetch.commits import NO_STATS, Commits
+from forebay.fetch.commits import NO_STATS, Commits, LocalStore
+from forebay.fetch.debts import Debts
 from forebay.fetch.landing import Workers, failing
 from forebay.fetch.owner import Owner
 from forebay.fetch.rivals import Rivals
 from forebay.fetch.slots import LOOK_AGAIN_S, Slots
 from forebay.fetch.tickets import Settled, Ticket
-from forebay.fetch.told import progress_of
+from forebay.fetch.told import progress_of, signed_off
 from forebay.fetch.transfer import (
     End,
     GaveUp,
@@ -65,7 +65,7 @@ class Fetcher:
         *,
         catalog: Catalog,
         frontier: Frontier,
-        store: ContentStore,
+        store: LocalStore,
         partials: Partials,
         owner: Owner,
         make_transport: Callable[[], Transport],
@@ -94,13 +94,11 @@ class Fetcher:
         self._ticket_of: dict[Transfer, Ticket] = {}
         self._parked: list[Ticket] = []
         self._rivals = Rivals(frontier, owner)
-        self._commits = Commits(store, extension_for)
+        self._commits = Commits(store, extension_for, known=catalog.known_contents)
         self._slots = Slots(frontier, owner, max_downloads=max_downloads, max_per_host=max_per_host)
         self._started: list[Lease] = []
         self._started_at = 0.0
-        self._must_reap = False
-        self._owed: list[Lease] = []
-        self._give_back_at = 0.0
+        self._debts = Debts(frontier, owner, self._slots, ring=partials.ring)
         self._ended_at = 0.0
         self._beat_at = 0.0
 
@@ -237,8 +235,7 @@ class Fetcher:
             waits.append(_START_TOLD_S)
         if self._transfers:
             waits.append(max(0.0, self._beat_at - time.monotonic()))
-        if self._must_reap or self._owed:
-            waits.append(max(0.0, self._give_back_at - time.monotonic()))
+        waits.append(self._debts.patience())
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _take_in(self, tickets: Sequence[Ticket]) -> None:
@@ -246,8 +243,7 @@ class Fetcher:
 
     def _turn(self) -> None:
         """Start what can start, and write what has gathered in one transaction."""
-        if self._must_reap or (self._owed and time.monotonic() >= self._give_back_at):
-            self._give_back()
+        self._debts.pay()
         self._look_at_rivals()
         self._start_ready()
         started_long_ago = bool(self._started) and time.monotonic() >= self._started_at + _START_TOLD_S
@@ -281,15 +277,16 @@ class Fetcher:
                     for transfer, end in ended:
                         if isinstance(end, Suspended):
                             self._frontier.release(transfer.lease)
-                    begun = self._begin(new)
+                    self._begin(new, begun)
                     self._slots.move(wall=self._clock(), hurry=bool(ended))
         except Exception as error:
             mapped = error if isinstance(error, ForebayError) else _internal(error)
             _close_files(ended)
-            self._owe([transfer.lease for transfer, _ in ended])
             for transfer in (*begun, *(transfer for transfer, _ in ended)):
                 self._forget(transfer)
                 self._over(transfer, mapped)
+            self._debts.owe([transfer.lease for transfer, _ in ended])
+            self._started = [lease for lease in started if lease.request_id in self._transfers]
             for ticket in new:
                 self._settle(ticket, mapped)
             self._ring(started, begun, ended)
@@ -298,9 +295,11 @@ class Fetcher:
             if isinstance(end, Suspended):
                 self._over(transfer, StateError("the download was cancelled"))
             elif isinstance(end, Whole) and transfer.job.request_id in errors:
-                end.landed.partial.stand()  # not taken in: it may be resumed
+                end.landed.partial.stand(signed_off)  # not taken in: it may be resumed
             elif isinstance(end, Whole):
                 end.landed.partial.leave()
+        lost = {item.lease for item in finished if item.status == "lease_lost"}
+        self._commits.disown([end for transfer, end in ended if transfer.lease in lost])
         self._ring(started, begun, ended)
         self._announce(finished, {transfer.lease: transfer for transfer, _ in ended}, errors)
 
@@ -336,15 +335,15 @@ class Fetcher:
 
     # --- leases ----------------------------------------------------------------------------------------
 
-    def _begin(self, tickets: list[Ticket]) -> list[Transfer]:
+    def _begin(self, tickets: list[Ticket], begun: list[Transfer]) -> None:
+        """Take leases for *tickets*. The transfers go to *begun*, also those that were made when this fails."""
         assert self._shop is not None
-        out: list[Transfer] = []
         leaving = {transfer.lease.request_id for transfer in self._ticket_of}
         # Until the one that was let go has left, and written its last byte.
         self._parked += [ticket for ticket in tickets if ticket.job.request_id in leaving]
         tickets = [ticket for ticket in tickets if ticket.job.request_id not in leaving]
         if not tickets:
-            return []
+            return
         seen = {ticket.job.request_id: ticket.job.fence for ticket in tickets}
         answers = self._frontier.begin(list(seen), owner=self._owner.id, now=self._clock(), seen=seen)
         for ticket, answer in zip(tickets, answers, strict=True):
@@ -364,10 +363,9 @@ class Fetcher:
                     self._ticket_of[transfer] = ticket
                     self._transfers[ticket.job.request_id] = transfer
                     self._slots.enqueue(transfer)
-                    out.append(transfer)
+                    begun.append(transfer)
                 case _:
                     assert_never(answer)
-        return out
 
     def _look_at_rivals(self) -> None:
         """See whether the fetches of other owners that we wait for are over, or their owners gone."""
@@ -496,38 +494,14 @@ class Fetcher:
         # What runs is settled now; its place in `_ticket_of` it keeps until its last byte is written.
         for ticket in tickets:
             self._settle(ticket, error)
-        self._must_reap = True
-        self._owe([])
-
-    # --- what the catalog still has as ours, since it was out of reach ----------------------------------
-
-    def _owe(self, leases: Sequence[Lease]) -> None:
-        self._owed += leases
-        self._give_back_at = time.monotonic() + LOOK_AGAIN_S
-
-    def _give_back(self) -> None:
-        """Free what nobody here fetches any more for whoever wants it, as soon as the catalog can be written."""
-        self._give_back_at = time.monotonic() + LOOK_AGAIN_S
-        if self._must_reap:
-            self._frontier.reap(self._owner.id)
-            self._must_reap = False
-        else:
-            try:
-                with self._frontier.database.write(durable=False):
-                    for lease in self._owed:
-                        self._frontier.release(lease)
-            except StorageError:
-                return  # what runs is none of its business
-        owed, self._owed = self._owed, []
-        for lease in owed:
-            self._partials.ring(lease.request_id)
+        self._debts.owe_everything()
 
 
 def _close_files(ended: Sequence[tuple[Transfer, End]]) -> None:
     """Leave what landed whole, but could not be committed, to be resumed."""
     for _, end in ended:
         if isinstance(end, Whole):
-            end.landed.partial.stand()
+            end.landed.partial.stand(signed_off)
 
 
 def _internal(error: Exception) -> StorageFailed:

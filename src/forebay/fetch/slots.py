@@ -177,6 +177,10 @@ class Slots:
                 self._frontier.reap(owner)
                 self._watched.pop(owner, None)
 
+    def held(self) -> dict[str, int]:
+        """How many slots we hold, by host."""
+        return {name: host.held for name, host in self._hosts.items() if host.held}
+
     def clear(self) -> None:
         """Forget everything; the catalog is told by `Frontier.reap`."""
         self._hosts.clear()

@@ -53,6 +53,11 @@ def total_of(meta: bytes) -> int | None:
     return None if known is None else known.total
 
 
+def version_of(meta: bytes) -> str | None:
+    """The version that is fetched."""
+    return told(meta).version
+
+
 def progress_of(mark: Mark | None) -> Progress:
     """How far a download is that another process runs, by its watermark."""
     if mark is None:

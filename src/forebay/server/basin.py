@@ -128,6 +128,7 @@ class Basin:
         if self._keeper is not None:
             self._keeper.cancel()
             await self._write_gathered()
+        self._reading_pool.shutdown(wait=False, cancel_futures=True)  # what reads for long finds a closed catalog
         await self.run(self.bay.close)
         self._pool.shutdown()
 
@@ -142,7 +143,7 @@ class Basin:
             except ForebayError as error:
                 log.warning("times of use were not written: %s", error)
         self._pool.shutdown(wait=False)
-        self._reading_pool.shutdown()
+        self._reading_pool.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What *call* returns, called in a thread."""
@@ -182,16 +183,22 @@ class Basin:
         """What comes of *wish*, as `Forebay.fetch_many` gives it; the fetch worker does what is to be fetched.
         *on_asked* is called when it has been asked. A coroutine that is cancelled leaves the fetch to itself."""
         errand = self.bay.errand(wish, began_at=began_at)
-        # Only our own digest is known of what is stored.
-        run = self.run if wish.expected is None or wish.expected[0] == "sha256" else self.run_long
-        following = await run(self._begin, errand)
+        if wish.reads_content:
+            (registered,) = await self.run(self.bay.register, [wish])
+            following = await self.run_long(self._begun, errand, registered)
+        else:
+            following = await self.run(self._begin, errand)
         while isinstance(following, Job):
             settled = await self._transferred(following, on_asked)
+            run = self.run_long if wish.reads_content else self.run
             following = await run(self._go_on, errand, settled)
         return following
 
     def _begin(self, errand: Errand) -> Next:
         (registered,) = self.bay.register([errand.wish])
+        return self._begun(errand, registered)
+
+    def _begun(self, errand: Errand, registered: Registered | None) -> Next:
         return self._noted(errand.begin(registered))
 
     def _go_on(self, errand: Errand, settled: Settled | ForebayError) -> Next:

@@ -30,10 +30,12 @@ from forebay.errors import (
     MethodRefused,
     PreconditionFailed,
     RangeNotSatisfiable,
+    StorageError,
     UnknownRequest,
     UnknownVersion,
 )
 from forebay.fetch.told import told
+from forebay.messages.outflow import OUTFLOW
 from forebay.models import UNDER_WAY
 from forebay.retold import failure_of
 from forebay.server.access import Granted
@@ -41,7 +43,7 @@ from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
 from forebay.server.hot import SMALL_BYTES, K, OncePerTurn, SmallBodies, UntilCommit, V
 from forebay.server.parameters import parameters_of, read_target
-from forebay.server.pieces import LandingSource, Outflow, Reader, StoredSource, read_all
+from forebay.server.pieces import LandingSource, Reader, StoredSource, read_all
 from forebay.server.problems import SECURITY_FIELDS, Field, Send, problem_body, problem_fields, problem_of
 
 # Fields that make an answer another than the usual one.
@@ -64,7 +66,7 @@ class Delivery:
         self.basin = basin
         self.reader = VersionReader(basin.bay.folder / "catalog.sqlite")
         self._pool = ThreadPoolExecutor(_READ_THREADS, "forebay-read")
-        self._outflow = Outflow()
+        self._outflow = OUTFLOW
         self._bodies = SmallBodies()
         self._moment = OncePerTurn(self.reader.data_version)
         self._usual: UntilCommit[_Key, _Usual] = self.until_commit()
@@ -291,10 +293,11 @@ class Delivery:
             async def wait() -> None:
                 if await changes.wait() and following.state is not State.STANDING:
                     return
-                is_over = not await self._see_to_it(found.request_id, found.version)
-                # What a failed fetch has left may be resumed some day: that is another version's.
-                if is_over and following.look().state is not State.WHOLE:
-                    raise FollowBroken
+                with contextlib.suppress(StorageError):  # a full disk: the next look may be luckier
+                    is_over = not await self._see_to_it(found.request_id, found.version)
+                    # What a failed fetch has left may be resumed some day: that is another version's.
+                    if is_over and following.look().state is not State.WHOLE:
+                        raise FollowBroken
 
             source = LandingSource(following, wait, reader, self._pool)
             with contextlib.suppress(FollowBroken):

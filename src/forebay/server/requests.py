@@ -160,6 +160,8 @@ class RequestRoutes:
             return False, False
         latest_ask = self.bay.catalog.request(request_id, now=now).request.latest_request_datetime_utc
         newest = self.bay.catalog.newest(request_id, now=now)
+        if newest is None and standing.busy is None:
+            raise UnknownVersion(request_id, wanted="any version any more: they were removed,")
         reached = asked_at <= latest_ask and newest is not None
         return reached, standing.busy is None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from fastapi import Response as Outgoing
 
@@ -16,6 +17,8 @@ from forebay.retold import failure_of
 from forebay.server.basin import Basin
 from forebay.wishes import Wish
 
+T = TypeVar("T")
+
 
 async def fetch_within(basin: Basin, wish: Wish, ask: FetchAsk, *, until_begun: bool = False) -> Any:
     """What comes of *wish*; 202 and how far it is when that takes longer than *ask* says, or, *until_begun*, when
@@ -24,14 +27,17 @@ async def fetch_within(basin: Basin, wish: Wish, ask: FetchAsk, *, until_begun: 
     asked = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
 
-        def task(work: Any) -> asyncio.Task[Any]:
+        def task(work: Coroutine[None, None, T]) -> asyncio.Task[T]:
             made = asyncio.create_task(work)
             stack.push_async_callback(_end, made)
             return made
 
-        fetching: asyncio.Task[Fetched] = task(basin.fetch(wish, began_at=ask.asked_at, on_asked=asked.set))
-        # Only from then on: an ask that was not made cannot be waited for.
-        await asyncio.wait({fetching, task(asked.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        fetching = task(basin.fetch(wish, began_at=ask.asked_at, on_asked=asked.set))
+        # Time counts from then on: an ask that was not made cannot be waited for. But reading what is stored may
+        # take any time, and goes on without whoever asked.
+        patience = ask.wait_sec if wish.reads_content else None
+        first = {fetching, task(asked.wait())}
+        await asyncio.wait(first, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if fetching.done():
             return _answer_of(fetching.result())
         registered = await basin.run(basin.bay.catalog.find, wish.spec.signature(), now=basin.now())

@@ -32,17 +32,18 @@ def work(settings: Settings, *, wait: Callable[[float], bool]) -> None:
 
 def work_for(bay: Forebay, *, wait: Callable[[float], bool]) -> None:
     """The same for *bay*; what runs then goes on until that is closed."""
-    bay.tend()
     bay.wakeups.sweep()
     scheduler = bay.scheduler()
     watch = bay.wakeups.watch(WORKER_KEY, scheduler.poke)  # before the first look: no ask falls between
     with _registered(bay):
         scheduler.start()
-        while not wait(_TEND_EVERY_S):
+        while True:
             try:
                 bay.tend()
             except ForebayError as error:  # the catalog is out of reach for now
                 log.warning("could not tidy up: %s", error)
+            if wait(_TEND_EVERY_S):
+                break
     watch.close()
     scheduler.stop()
 

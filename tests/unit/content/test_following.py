@@ -29,6 +29,11 @@ def total_of(meta: bytes) -> int | None:
     return int(total) if total else None
 
 
+def version_of(meta: bytes) -> str | None:
+    """The third word, if there is one."""
+    return (meta.split(b" ") + [b""])[2].decode() or None
+
+
 class Rung(list[str]):
     """The keys that were rung; what *then* does is done at each ring, by the writer's thread."""
 
@@ -58,7 +63,7 @@ def newest_fence(followings: Followings) -> int:
 
 @pytest.fixture
 def followings(partials: Partials) -> Followings:
-    return Followings(partials, total_of=total_of)
+    return Followings(partials, total_of=total_of, version_of=version_of)
 
 
 @pytest.fixture
@@ -277,7 +282,7 @@ def test_whole_but_not_taken_in(
     following = follow()
     partial.seal()
     assert following.look().state is State.WHOLE
-    partial.stand()
+    partial.stand(lambda meta: meta.replace(b"me", b"nobody"))
     assert following.read(0, 100) == b"abc"
     assert followings.follow(KEY, fence=newest_fence(followings), live=lambda _: True) is None
     adopted = partials.adopt(KEY, fence=2, trust=lambda *_: True)
@@ -312,6 +317,33 @@ def test_a_takeover_is_followed(partials: Partials, follow: Callable[[], Followi
     assert following.read(3, 100) == b"de"
     second.seal()
     assert following.read(5, 100) == b"f"
+    second.close()
+
+
+def test_what_another_version_makes_of_it_is_not_for_its_readers(
+    partials: Partials, followings: Followings, follow: Callable[[], Following]
+) -> None:
+    """A fetch failed for good, and the next one goes on with what it had: who read the first is broken off, though
+    it reads slowly and never came to the edge; who reads the second has all."""
+    first = partials.create(KEY, fence=1, generation=1)
+    first.append(memoryview(b"abc"))
+    first.keep_mark(meta(6) + b" one")
+    of_one = follow()
+    assert of_one.read(0, 1) == b"a"
+    first.close()
+    adopted = partials.adopt(KEY, fence=2, trust=lambda *_: True)
+    assert adopted is not None
+    second, _ = adopted
+    second.keep_mark(meta(6) + b" two")
+    second.append(memoryview(b"def"))
+    with pytest.raises(FollowBroken):
+        of_one.read(1, 1)
+    of_two = follow()
+    assert of_two.read(0, 100) == b"abcde"
+    second.seal()
+    assert of_two.read(5, 100) == b"f"
+    with pytest.raises(FollowBroken):
+        of_one.read(1, 1)
     second.close()
 
 
@@ -514,7 +546,7 @@ class Readers(RuleBasedStateMachine):
 
         self.home = tempfile.TemporaryDirectory()
         self.partials = Partials(Path(self.home.name))
-        self.followings = Followings(self.partials, total_of=total_of)
+        self.followings = Followings(self.partials, total_of=total_of, version_of=version_of)
         self.fence = 0
         self.writer: PartialFile | None = None
         self.body = b""
@@ -614,7 +646,7 @@ def test_a_reader_beside_a_writer(tmp_path: Path) -> None:
     """It looks again at each ring, while another thread writes: never a torn mark, a byte too many, or a hang."""
     arrived = threading.Event()
     partials = Partials(tmp_path / "partial", ring=lambda _: arrived.set())
-    followings = Followings(partials, total_of=total_of)
+    followings = Followings(partials, total_of=total_of, version_of=version_of)
     body = os.urandom(40_000)
     partial = begun(partials, total=len(body))
 
@@ -646,4 +678,4 @@ def test_no_bytes_make_following_fail(tmp_path_factory: pytest.TempPathFactory, 
     folder = tmp_path_factory.getbasetemp() / "following"
     partials = Partials(folder)
     (folder / f"{KEY}.1.mark").write_bytes(data)
-    assert Followings(partials, total_of=total_of).follow(KEY, fence=1, live=lambda _: True) is None
+    assert Followings(partials, total_of=total_of, version_of=version_of).follow(KEY, fence=1, live=lambda _: True) is None
