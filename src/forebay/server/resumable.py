@@ -76,7 +76,7 @@ class Resumable:
         self.delivery, self.intake = delivery, intake
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, *, check: Check) -> bool:
-        """Answer one ASGI request that no other dialect has taken; False: it is about no upload. *check*: what whoever
+        """Answer one ASGI request that no other dialect has taken; False: it is no upload. *check*: what whoever
         asks may do."""
         path: str = scope["path"]
         if not path.startswith(UPLOAD_PATH):
