@@ -6,6 +6,7 @@ only grows, and the older one is cut (docs/explanation/uploads.md).
 
 from __future__ import annotations
 
+import contextlib
 import mimetypes
 import re
 import secrets
@@ -26,6 +27,7 @@ from forebay.errors import (
     ChecksumMismatch,
     ChunkInvalid,
     ContentRotten,
+    ForebayError,
     InvalidValue,
     OffsetMismatch,
     UnknownUpload,
@@ -37,6 +39,7 @@ from forebay.errors import (
 )
 from forebay.models import MAX_UPLOAD_BYTES, ChunkRequest, ChunkResponse, Response, Upload
 from forebay.settings import Settings
+from forebay.sources import FileSource
 from forebay.uploads.chunks import Chunks
 from forebay.uploads.completion import Completion
 from forebay.uploads.files import UploadFolder
@@ -165,7 +168,7 @@ class Uploads:
         """*row* with nobody who writes it, and how many bytes there are."""
         while row.state == "open":
             try:
-                writer = self._writer(row, checksum=None, on_cut=None)
+                writer = self._writer(row, on_cut=None)
                 offset = writer.close()
             except (UploadFinished, UploadTaken):
                 row = self._settled(row.id, ANYONE)
@@ -215,14 +218,16 @@ class Uploads:
         row = self._settled(uid, owner)
         if row.kind != "sequential":
             raise ChunkInvalid("uid", expected="an upload whose bytes come in order", got=uid)
-        writer = self._writer(row, checksum=checksum, on_cut=on_cut)
+        writer = self._writer(row, on_cut=on_cut)
         if offset is not None and offset != writer.offset:
             expected = writer.offset
             writer.close()
             raise OffsetMismatch(expected=expected, got=offset)
+        if checksum is not None:
+            writer.expect(*checksum)
         return writer
 
-    def _writer(self, row: UploadRow, *, checksum: tuple[str, str] | None, on_cut: Cut | None) -> Writer:
+    def _writer(self, row: UploadRow, *, on_cut: Cut | None) -> Writer:
         taken = self._rows.take(row.id, expires=self._expires(self._clock()))
         if taken is None:
             raise UploadFinished(row.id)
@@ -238,7 +243,6 @@ class Uploads:
             taken,
             partial,
             running=running,
-            checksum=checksum,
             on_cut=on_cut,
             max_bytes=self._settings.max_upload_bytes,
         )
@@ -277,7 +281,8 @@ class Uploads:
         if running is not None:
             self._kept.keep(writer.uid, running)
         expires = self._expires(self._clock())
-        self._rows.note_received(writer.uid, writer.offset, fence=writer.fence, expires=expires)
+        with contextlib.suppress(ForebayError):  # of use for estimates only
+            self._rows.note_received(writer.uid, writer.offset, fence=writer.fence, expires=expires)
 
     def finish(
         self, writer: Writer, partial: PartialFile, running: Running | None, digests: Mapping[str, str]
@@ -348,6 +353,26 @@ class Uploads:
             self._files.forget(row.id)
             raise
         return state_of(done, offset=size)
+
+    def ingest(
+        self, source: FileSource, *, owner: str | None, file_name: str, tell: Callable[[int], None]
+    ) -> Upload:
+        """A complete upload of the bytes of a file, which stays where it is; *tell* hears how many are done.
+
+        Where the file system can share blocks, nothing is copied. Raises `FileChanged` when it is written meanwhile,
+        and what `create` raises.
+        """
+        row = self._add(
+            _values(owner, source.size, file_name, None, None, "", None)
+            | {"kind": "sequential", "is_partial": False}
+        )
+        try:
+            done = self._completion.ingest(row, source, tell)
+        except BaseException:
+            self._rows.remove(row.id, now=self._clock())
+            self._files.forget(row.id)
+            raise
+        return upload_of(done, media_type=_media_type(done)).at(self)
 
     def get_upload(self, uid: str, *, owner: Owner = ANYONE) -> Upload:
         """A whole upload, completed if nobody has done that yet. Raises `UploadIncomplete` with what is missing,

@@ -68,7 +68,6 @@ class Writer:
         partial: PartialFile,
         *,
         running: Running | None,
-        checksum: tuple[str, str] | None,
         on_cut: Cut | None,
         max_bytes: int | None,
     ) -> None:
@@ -82,15 +81,19 @@ class Writer:
         self._reserved, self._max_bytes = row.reserved_bytes, max_bytes
         self._running = running
         self._before = running  # as it is when nothing under a checksum counts
-        self._checksum = checksum
-        self._hasher = None if checksum is None else digests.new_checksum(checksum[0])
-        if checksum is not None and running is not None:
-            self._running = running.copy()
+        self._checksum: tuple[str, str] | None = None
+        self._hasher: digests.Hasher | None = None
         self._on_cut = on_cut
         self._is_cut = False
         self._is_closed = False
         self._syncing: Future[object] | None = None
         self._synced = self.offset
+
+    def expect(self, algorithm: str, digest: str) -> None:
+        """Nothing that is written from here on counts before it was found to have this *digest*."""
+        self._checksum, self._hasher = (algorithm, digest), digests.new_checksum(algorithm)
+        if self._running is not None:
+            self._running = self._running.copy()
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append *data*; the new offset. Pieces of 256 KiB to 1 MiB cost least.
@@ -166,13 +169,13 @@ class Writer:
         if self._is_closed:
             return self.offset
         try:
+            self._check_ours(True)
             self._verify()
             self._partial.sync()
             # Its mark has a name that is new, whoever began it.
             self._sessions.sync_names()
             with self._partial.owned() as is_ours:
-                if not is_ours:
-                    raise UploadTaken(self.uid)
+                self._check_ours(is_ours)
         except BaseException:
             self.drop()
             raise
