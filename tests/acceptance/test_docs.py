@@ -179,6 +179,8 @@ class Reader:
                 exec(self._compiled(step, step.text), self.hidden)
             elif _runs(step) and step.kind == "console":
                 self._console(step)
+            elif step.kind == "python" and step.words and step.words[0].startswith("file="):
+                (self.folder / step.words[0].removeprefix("file=")).write_text(self.here(step.text))
             elif _runs(step):
                 following = steps[number + 1] if number + 1 < len(steps) else None
                 shown = following.text if following is not None and self._is_output(step, following) else None
@@ -596,7 +598,7 @@ def test_each_public_name_is_described() -> None:
 # Steps of a fetch and parts that the server of a later release needs; no part of the public API.
 INNER = {
     "register", "errand", "job", "submit", "submit_all", "let_go", "note", "note_used", "follow", "opening",
-    "call_soon", "scheduler", "tend", "verify_next", "progress", "with_progress", "write_touches",
+    "call_soon", "at_close", "scheduler", "tend", "verify_next", "progress", "with_progress", "write_touches",
 }  # fmt: skip
 
 
