@@ -72,6 +72,7 @@ from forebay.reports import (
     GcItem,
     GcReport,
     OnProgress,
+    OnSending,
     Progress,
     StorageUsage,
     VerifyReport,

@@ -600,7 +600,7 @@ class FileChanged(RequestError):
         self.path = path
 
     def __str__(self) -> str:
-        return f"{self.path} changed while it was read, so nothing of it was published; put it once it stays as it is"
+        return f"{self.path} changed while it was read, so nothing of it was published; put it when it is finished"
 
 
 class UploadMismatch(RequestError):

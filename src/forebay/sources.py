@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,32 +68,31 @@ class FileSource:
 
     def check(self) -> None:
         """Raise `FileChanged` unless it is as it was when it was opened."""
-        descriptor = self.open()
-        try:
+        with self.opened() as descriptor:
             found = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
         if (found.st_size, found.st_mtime_ns) != (self.size, self.identity.modified_ns):
             raise FileChanged(self.shown)
 
     def pieces(self, start: int, stop: int, *, size_bytes: int = _PIECE_BYTES) -> Iterator[bytes]:
         """The bytes of ``[start, stop)``. Raises `FileChanged` when they are not all there."""
-        descriptor = self.open()
-        try:
+        with self.opened() as descriptor:
             while start < stop:
                 piece = self._read(descriptor, min(stop - start, size_bytes), start)
                 start += len(piece)
                 yield piece
-        finally:
-            os.close(descriptor)
 
-    def open(self) -> int:
-        """A descriptor of its own to read it with: whoever gives the file up closes it while a thread may still
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """A descriptor to read it with, of its own: whoever gives the file up closes it while a thread may still
         read."""
         with self._lock:
             if self._descriptor < 0:
                 raise StateError(f"{self.shown} is closed")
-            return os.dup(self._descriptor)
+            descriptor = os.dup(self._descriptor)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _read(self, descriptor: int, size: int, start: int) -> bytes:
         try:

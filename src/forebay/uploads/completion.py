@@ -19,8 +19,12 @@ from forebay.content.partial import PartialFile
 from forebay.core import chunks
 from forebay.durable import storage_errors, sync_file
 from forebay.errors import ForebayError, UploadIncomplete, UploadMismatch, UploadTaken
-from forebay.uploads.files import UploadFolder, copy_range
+from forebay.sources import FileSource
+from forebay.uploads.files import UploadFolder, copy_range, share
 from forebay.uploads.hashing import Kept, Running
+
+# Copied, then hashed from memory, and told of; between two of them it can be broken off.
+_STEP_BYTES = 64 << 20
 
 
 class Completion:
@@ -194,6 +198,24 @@ class Completion:
             used = [part.id for part in parts]
             return self._commit(mine, path, running.hex("sha256"), mine.size, used=used)
 
+    # --- a file on this machine -------------------------------------------------------------------------
+
+    def ingest(self, row: UploadRow, source: FileSource, tell: Callable[[int], None]) -> UploadRow:
+        """Complete *row* with the bytes of *source*, which stays. It is the copy that is hashed."""
+        with self._having(row.id, fence=None, dead=None) as mine:
+            assert mine.size is not None
+            path, running = self._folder.new_file(mine.id, fence=mine.fence), Running.of(mine.digests)
+            with storage_errors("an upload", self._folder.folder), path.open("x+b") as target:
+                try:
+                    _copy_hashed(source, target.fileno(), running, tell)
+                except OSError:
+                    source.check()  # it may have become shorter
+                    raise
+                source.check()
+                os.fchmod(target.fileno(), 0o444)
+                sync_file(target.fileno())
+            return self._commit(mine, path, running.hex("sha256"), mine.size)
+
     # --- the end ---------------------------------------------------------------------------------------
 
     def _commit(self, row: UploadRow, path: Path, sha256: str, size: int, *, used: Sequence[str] = ()) -> UploadRow:
@@ -226,6 +248,17 @@ def _verify(row: UploadRow, running: Running, wanted: Mapping[str, str]) -> None
         got = running.hex(name)
         if got != expected:
             raise UploadMismatch(row.id, what=name, expected=expected, got=got)
+
+
+def _copy_hashed(source: FileSource, target: int, running: Running, tell: Callable[[int], None]) -> None:
+    with source.opened() as descriptor:
+        is_there = share(descriptor, target)
+        for start in range(0, source.size, _STEP_BYTES):
+            stop = min(start + _STEP_BYTES, source.size)
+            if not is_there:
+                copy_range(descriptor, target, start, stop, start)
+            running.read_on(target, [(start, stop)])
+            tell(stop)
 
 
 def _put_in_order(source: int, path: Path, extents: Sequence[chunks.Extent], running: Running, known: int) -> None:

@@ -231,11 +231,18 @@ def clone(source: Path, target: Path) -> None:
     copy."""
     target.touch(mode=0o600, exist_ok=False)
     with source.open("rb") as from_file, target.open("r+b") as to_file:
-        try:
-            fcntl.ioctl(to_file.fileno(), _FICLONE, from_file.fileno())
-        except OSError:
+        if not share(from_file.fileno(), to_file.fileno()):
             size = os.fstat(from_file.fileno()).st_size
             copy_range(from_file.fileno(), to_file.fileno(), 0, size, 0)
+
+
+def share(source: int, target: int) -> bool:
+    """Make *target* of the blocks of *source*; False where the file system cannot."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def copy_range(source: int, target: int, start: int, stop: int, at: int) -> None:

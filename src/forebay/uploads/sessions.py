@@ -359,8 +359,8 @@ class Uploads:
     ) -> Upload:
         """A complete upload of the bytes of a file, which stays where it is; *tell* hears how many are done.
 
-        Where the file system can share blocks, nothing is copied. Raises `FileChanged` when it is written meanwhile,
-        and what `create` raises.
+        Where the file system can share blocks, nothing is copied. Raises `FileChanged` when it is written
+        meanwhile, and what `create` raises.
         """
         row = self._add(
             _values(owner, source.size, file_name, None, None, "", None)
