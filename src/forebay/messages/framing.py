@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forebay.errors import InvalidHeader, InvalidMessage, StateError
 from forebay.messages.asgi import Field
-from forebay.messages.headers import Headers, MutableHeaders
+from forebay.messages.headers import Headers
 
 # No content, whatever their fields say (RFC 9110 sections 15.3.5, 15.3.6, 15.4.5).
 _BODILESS = (204, 205, 304)
@@ -28,19 +28,18 @@ def framed(status: int, headers: Headers, *, size: int | None) -> list[tuple[str
     `StateError` and `InvalidHeader` where body, status and length contradict each other."""
     if status < 200:
         raise StateError(f"{status} is no answer, but what comes before one; set a status from 200 on")
-    fields = MutableHeaders(headers.items_all())
-    declared = fields.get("Content-Length")
     check_body(status, size=size or 0)
-    if status in _BODILESS:
-        if status == 205:
-            fields.set("Content-Length", "0")
-        elif status == 204 and declared is not None:
-            raise InvalidHeader("header field Content-Length", expected="none in a 204", got=declared)
-    elif size is not None:
-        if declared is not None and int(declared) != size:
-            raise InvalidHeader("header field Content-Length", expected=f"{size}, what the body has", got=declared)
-        fields.set("Content-Length", str(size))
-    return fields.items_all()
+    fields = headers.items_all()
+    declared = next((value for name, value in fields if name.lower() == "content-length"), None)
+    if status == 204 and declared is not None:
+        raise InvalidHeader("header field Content-Length", expected="none in a 204", got=declared)
+    if status in (204, 304) or (size is None and status != 205):
+        return fields
+    if declared is None:
+        return [*fields, ("Content-Length", str(size or 0))]
+    if int(declared) != (size or 0):
+        raise InvalidHeader("header field Content-Length", expected=f"{size or 0}, what the body has", got=declared)
+    return fields
 
 
 def has_body(method: str, status: int) -> bool:
