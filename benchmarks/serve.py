@@ -22,9 +22,9 @@ from pathlib import Path
 from harness import Contest, Run, check, need, nginx, process, random_file, sha256_of
 from servers import Server, api, forebay_server
 
-_SERVERS_CORE, _LOAD_CORE = 0, 1
+SERVERS_CORE, LOAD_CORE = 0, 1
 # What a run of wrk is counted in: the time for so many.
-_REQUESTS = 100_000
+REQUESTS = 100_000
 _SIZES = {"1 KiB": (1 << 10, 0.30), "64 KiB": (64 << 10, 0.35)}
 _LARGE_WANTED = 0.40
 
@@ -41,14 +41,14 @@ def on_core(core: int) -> Iterator[None]:
 
 
 def wrk(url: str, *, seconds: int, connections: int) -> Run:
-    """The time for `_REQUESTS` requests, at the rate of a run; every answer must be a success."""
+    """The time for `REQUESTS` requests, at the rate of a run; every answer must be a success."""
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", url]
-    with on_core(_LOAD_CORE):
+    with on_core(LOAD_CORE):
         said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     rate = re.search(r"Requests/sec:\s+([0-9.]+)", said)
     if rate is None or "Socket errors" in said or "Non-2xx" in said:
         sys.exit(f"wrk on {url}: {said}")
-    return Run(_REQUESTS / float(rate[1]))
+    return Run(REQUESTS / float(rate[1]))
 
 
 def discard(url: str, size: int) -> Run:
@@ -56,7 +56,7 @@ def discard(url: str, size: int) -> Run:
     would take the same time for both, and hide what the server takes."""
     parts = urllib.parse.urlsplit(url)
     assert parts.hostname is not None
-    with on_core(_LOAD_CORE), socket.create_connection((parts.hostname, parts.port or 80)) as connection:
+    with on_core(LOAD_CORE), socket.create_connection((parts.hostname, parts.port or 80)) as connection:
         began = time.perf_counter()
         connection.sendall(f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
         head = b""
@@ -131,7 +131,7 @@ def main() -> None:
         sys.exit("it takes two cores: one for the server, one for the load")
     with contextlib.ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
-        with on_core(_SERVERS_CORE):
+        with on_core(SERVERS_CORE):
             origin = running.enter_context(nginx(folder))
             server = running.enter_context(forebay_server(folder / "ours", "--workers", "1"))
         for title, (size, wanted) in _SIZES.items():
@@ -142,12 +142,12 @@ def main() -> None:
                 return wrk(url, seconds=options.seconds, connections=options.connections)
 
             contest = Contest(
-                f"{title} over {options.connections} connections, {_REQUESTS:,} requests; wanted: {wanted:.2f}",
+                f"{title} over {options.connections} connections, {REQUESTS:,} requests; wanted: {wanted:.2f}",
                 options.rounds,
                 {name: (lambda url=url: load(url)) for name, url in urls.items()},
             )
             contest.run()
-            contest.report(against=["nginx"], work=_REQUESTS, unit="/s")
+            contest.report(against=["nginx"], work=REQUESTS, unit="/s")
         large(server, origin, folder, options.rounds, options.mib)
 
 

@@ -66,7 +66,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def _running(argv: Sequence[str], *, port: int, log: Path, env: dict[str, str] | None = None) -> Iterator[int]:
+def running(argv: Sequence[str], *, port: int, log: Path, env: dict[str, str] | None = None) -> Iterator[int]:
     """A process in a group of its own, once something listens on *port*; the group is ended on leaving."""
     with log.open("wb") as out:
         child = subprocess.Popen(
@@ -99,7 +99,7 @@ def forebay_server(folder: Path, *options: str) -> Iterator[Server]:
     port = free_port()
     argv = [sys.executable, "-m", "forebay", "serve", "--port", str(port), "--data", str(folder / "data")]
     argv += ["--allow-network", "127.0.0.0/8", *options]
-    with _running(argv, port=port, log=folder / "log") as pid:
+    with running(argv, port=port, log=folder / "log") as pid:
         yield Server(f"http://127.0.0.1:{port}", (pid,))
 
 
@@ -111,8 +111,8 @@ def buffy_server(folder: Path, python: str) -> Iterator[Server]:
     redis = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     argv = [python, "-c", _BUFFY_SERVER, str(folder / "data"), str(port), str(redis_port)]
     with (
-        _running(redis, port=redis_port, log=folder / "redis.log") as redis_pid,
-        _running(argv, port=port, log=folder / "log") as pid,
+        running(redis, port=redis_port, log=folder / "redis.log") as redis_pid,
+        running(argv, port=port, log=folder / "log") as pid,
     ):
         yield Server(f"http://127.0.0.1:{port}", (pid, redis_pid))
 
