@@ -227,6 +227,16 @@ class FetchUnderWay(BaseModel):
     asked_at: float
 
 
+class PublishIn(BaseModel):
+    """Which name an upload gets. *sha256*: what its bytes must have, else nothing is published."""
+
+    model_config = _STRICT
+
+    name: str = Field(min_length=1, max_length=8192)
+    tag: str | None = Field(default=None, pattern=f"^{TAG_PATTERN.pattern}$")
+    sha256: Sha256 | None = None
+
+
 class Removed(BaseModel):
     """The versions that were removed; they can be had back until then."""
 

@@ -3,22 +3,24 @@ client, one route each, and the storage as a whole."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 
 from forebay.api_models import (
     FetchAnswer,
     FetchUnderWay,
     FindIn,
     GcIn,
+    PublishIn,
     UndeleteIn,
     VerifiedPart,
     VerifyIn,
     WishIn,
 )
 from forebay.catalog.tokens import Scope as TokenScope
-from forebay.core.urls import normalise_url
+from forebay.core.urls import request_url
+from forebay.errors import UploadMismatch
 from forebay.models import Request, RequestSpec, Response
 from forebay.reports import GcReport, StorageUsage
 from forebay.server.access import Granted
@@ -26,6 +28,8 @@ from forebay.server.basin import Basin
 from forebay.server.requests import RequestId, RequestRoutes, Who, needs, shown
 from forebay.server.waits import fetch_within
 from forebay.wishes import Wish, is_request_id, the_one, wishes
+
+UploadUid = Annotated[str, Path(max_length=64, description="An upload's id, whichever protocol it came by.")]
 
 
 class OwnRoutes(RequestRoutes):
@@ -44,7 +48,7 @@ class OwnRoutes(RequestRoutes):
         """The one Request of a URL, or with an id. The URL is in the body, for it may hold a secret."""
         if is_request_id(body.name):
             return shown((await self._registered(body.name, who)).request)
-        url = normalise_url(body.name)
+        url = request_url(body.name)
         found = await self.basin.run(self.bay.catalog.requests_of_url, url)
         return shown(the_one([request for request in found if who.sees(request.group_name)], url))
 
@@ -59,6 +63,19 @@ class OwnRoutes(RequestRoutes):
         restored = await self.basin.run(self.bay.undelete, request_id, version=body.version)
         self.basin.poke_worker()
         return restored
+
+    # --- uploads ---------------------------------------------------------------------------------------
+
+    async def publish(self, upload_uid: UploadUid, body: PublishIn, who: Who) -> Response:
+        """Make a whole upload, of whatever protocol, the newest version of a name: at `/r/forebay:<name>`, and in
+        the token's group. It does not expire any more. Doing it again gives the same version."""
+        return await self.basin.run_long(self._published, upload_uid, body, who)
+
+    def _published(self, uid: str, body: PublishIn, who: Granted) -> Response:
+        upload = self.bay.uploads.get_upload(uid, owner=who.owner)
+        if body.sha256 not in (None, upload.sha256):
+            raise UploadMismatch(uid, what="sha256", expected=str(body.sha256), got=upload.sha256)
+        return self.bay.publish(upload, body.name, body.tag, group=who.group)
 
     # --- the storage as a whole ------------------------------------------------------------------------
 
@@ -110,6 +127,7 @@ def make_own_router(
     add("/find", routes.find, methods=["POST"], **requests, **reads)
     add("/request/{request_id}/removed", routes.removed, methods=["GET"], **requests, **reads)
     add("/request/{request_id}/undelete", routes.undelete, methods=["POST"], **requests, **writes)
+    add("/upload/id/{upload_uid}/publish", routes.publish, methods=["POST"], tags=["Uploads"], **writes)
     add("/storage/usage", routes.usage, methods=["GET"], **storage, **governs)
     add("/storage/gc", routes.gc, methods=["POST"], **storage, **governs)
     add("/storage/verify", routes.verify, methods=["POST"], **storage, **governs)

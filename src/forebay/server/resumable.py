@@ -83,6 +83,8 @@ class Resumable:
             return False
         first, _, rest = path.removeprefix(UPLOAD_PATH).partition("/")
         uid = rest if first == _SESSIONS else None
+        if uid and "/" in uid:
+            return False  # the JSON API's
         if first in _OTHERS or uid == "":
             check(scope, "write")
             raise UnknownPath

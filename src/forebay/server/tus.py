@@ -1,5 +1,6 @@
 """tus 1.0.0 at ``/v1/upload/tus/``: https://tus.io/protocols/resumable-upload, with every extension of
-`forebay.core.tus.EXTENSIONS`. Plain ASGI: bodies stream into their session.
+`forebay.core.tus.EXTENSIONS`; and beyond it, Repr-Digest (RFC 9530) for what the whole must have, in a creation or
+with the bytes that make it whole. Plain ASGI: bodies stream into their session.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from urllib.parse import quote
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.core import tus
 from forebay.core.fields import Fields, format_http_date
+from forebay.core.resumable import read_digests
 from forebay.errors import (
     ChecksumMismatch,
     MediaTypeRefused,
@@ -152,6 +154,7 @@ class _Exchange:
             "media_type": tus.media_type_of(metadata),
             "metadata": metadata,
             "note": json.dumps({"tus": {"metadata": raw, "concat": get("Upload-Concat")}}),
+            "digests": read_digests(self._fields, "Repr-Digest"),
         }
         with_data = self._has_data()
         match creation:
@@ -210,7 +213,7 @@ class _Exchange:
         offset = tus.parse_offset(self._fields.get("Upload-Offset"))
         length = self._fields.get("Upload-Length")
         size = None if length is None else tus.parse_length(length)
-        checksum = self._checksum()
+        checksum, digests = self._checksum(), read_digests(self._fields, "Repr-Digest")
         state, kept = await self._intake.run(self._known, uid)
         if (kept.get("concat") or "").startswith("final;"):
             raise _FinalRefused(uid)
@@ -218,7 +221,13 @@ class _Exchange:
         # The answer to what completed it may have been lost.
         if not (state.is_complete and offset == state.size and self._content_length() == 0):
             state = await self._intake.append(
-                self._receive, uid, owner=self._owner, offset=offset, size=size, checksum=checksum
+                self._receive,
+                uid,
+                owner=self._owner,
+                offset=offset,
+                size=size,
+                checksum=checksum,
+                digests=digests,
             )
         await self._send(204, (b"upload-offset", b"%d" % state.offset), *_expiry(state))
 
