@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from forebay.bay import Forebay
 from forebay.catalog.tokens import Scope as TokenScope
-from forebay.errors import MethodRefused
+from forebay.errors import ClientGone, MethodRefused
 from forebay.messages.problems import note_if_ours
 from forebay.server.access import Access, Granted, Hosts, Origins
 from forebay.server.api import make_api, scope_needed
@@ -128,7 +128,9 @@ class Application:
         try:
             await self._answer(scope, receive, sent)
         except Disconnected:
-            pass
+            # Its client may be there still: what it sent has broken off, such as by chunks that are none.
+            if not sent.begun:
+                await send_problem(send, ClientGone(), head=scope["method"] == "HEAD")
         except Exception as error:
             if sent.done:
                 return

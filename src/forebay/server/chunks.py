@@ -18,6 +18,7 @@ from forebay.core.fields import Fields, accepts_by_name, media_type
 from forebay.errors import (
     BodyTooLarge,
     ChunkInvalid,
+    ClientGone,
     CodingRefused,
     InvalidValue,
     MediaTypeRefused,
@@ -80,7 +81,7 @@ class Chunks:
                 raise MethodRefused(allowed=_ALLOWED)
             uid = await self._take(scope, receive, fields, granted)
         except Disconnected:
-            raise
+            await answer.fail(ClientGone())
         except Exception as error:
             await answer.fail(error)
         else:
