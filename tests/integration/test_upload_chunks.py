@@ -8,11 +8,13 @@ import hashlib
 import itertools
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ import httpx
 import msgpack
 import pytest
 
+from forebay import Forebay
+from forebay.errors import UploadIncomplete
+from forebay.messages.incoming import IncomingMessage
+from forebay.models import ChunkRequest
 from origin import blob
 
 CHUNK = "/v1/upload/chunk"
@@ -283,6 +289,33 @@ def test_many_chunks(client: httpx.Client) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(send, range(1, 1000))) == {uid}
     assert got(client, uid).content == b"".join(b"%06d" % number for number in range(1000))
+
+
+def test_a_hundred_thousand_chunks(bay: Forebay, count: int = 100_000) -> None:
+    """All but the last of them sent before, each by itself, in the opposite order: the last one makes them a file, and
+    what it takes to put them in order is seconds."""
+    message = IncomingMessage("POST", CHUNK)
+
+    def send(number: int, uid: str) -> str:
+        chunk = ChunkRequest(**chunk_of(b"%06d" % number, number=number, count=count, size=6 * count, uid=uid))
+        return bay.uploads.handle_chunk_request(message, chunk).uploadUid
+
+    uid = send(count - 1, "")
+    # What the catalog and the file have after so many; sending them takes minutes, one disk write each.
+    rows = [(uid, number, number, 6 * (2 * count - number), 6) for number in range(1, count - 1)]
+    with closing(sqlite3.connect(bay.folder / "catalog.sqlite", timeout=30)) as catalog, catalog:
+        catalog.executemany("INSERT INTO upload_chunks VALUES (?, ?, ?, ?, ?, NULL)", rows)
+        catalog.execute("UPDATE uploads SET claims = ?, tail = ? WHERE id = ?", (count, 12 * count, uid))
+    (part,) = bay.folder.rglob(f"{uid}*.part")
+    with part.open("r+b") as file:
+        for _, number, _, offset, _ in rows:
+            file.seek(offset)
+            file.write(b"%06d" % number)
+    with pytest.raises(UploadIncomplete, match="chunks 0 to 0 have not arrived"):
+        bay.uploads.get_upload(uid)
+    send(0, uid)
+    with bay.uploads.get_upload(uid).open() as whole:
+        assert whole.read() == b"".join(b"%06d" % number for number in range(count))
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
