@@ -29,6 +29,7 @@ from forebay.errors import (
     ContentRotten,
     ForebayError,
     InvalidValue,
+    LengthMismatch,
     OffsetMismatch,
     UnknownUpload,
     UploadExpired,
@@ -195,6 +196,9 @@ class Uploads:
 
     def resize(self, uid: str, size: int) -> None:
         """`set_size` for a writer, which has the upload already."""
+        there = self._files.length(uid)
+        if size < there:
+            raise LengthMismatch(expected=f"{there} or more", got=size)
         self._rows.set_size(uid, _checked_size(size), limits=self._limits())
 
     def writer(
