@@ -21,7 +21,16 @@ from forebay.errand import outcome_of
 from forebay.errors import ForebayError
 from forebay.fetch.tickets import Ticket
 from forebay.models import AnyStrategy, Request, RequestSpec, Response
-from forebay.reports import Fetched, GcReport, OnProgress, StorageUsage, VerifyReport, response_or_raise
+from forebay.reports import (
+    Fetched,
+    GcReport,
+    OnProgress,
+    OnSending,
+    StorageUsage,
+    VerifyReport,
+    response_or_raise,
+)
+from forebay.sources import Source
 from forebay.wishes import Wish, wishes
 
 _PROGRESS_EVERY_S = 0.1
@@ -206,6 +215,17 @@ class AsyncForebay:
             max_cached_unpinned_versions=max_cached_unpinned_versions,
             max_cached_pinned_versions=max_cached_pinned_versions,
         )
+
+    async def put(
+        self,
+        file: Source,
+        *,
+        name: str | None = None,
+        tag: str | None = None,
+        progress: OnSending | None = None,
+    ) -> Response:
+        """See `Forebay.put`; *progress* is called in a worker thread, which goes on when the call is cancelled."""
+        return await asyncio.to_thread(self.bay.put, file, name=name, tag=tag, progress=progress)
 
     async def verify(self, *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
         """See `Forebay.verify`; *progress* is called in a worker thread."""

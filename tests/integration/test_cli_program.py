@@ -12,7 +12,7 @@ import pytest
 
 from origin import Origin, Resource, blob
 
-COMMANDS = ("get", "ls", "log", "show", "tag", "pin", "rm", "config", "gc", "verify", "du", "token")
+COMMANDS = ("get", "put", "ls", "log", "show", "tag", "pin", "rm", "config", "gc", "verify", "du", "token")
 
 
 class Done(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from forebay.cli import config, get, remove, serve, show, storage, tags, token, versions
+from forebay.cli import config, get, put, remove, serve, show, storage, tags, token, versions
 from forebay.errors import ForebayError, InvalidValue
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app = typer.Typer(
 
 _COMMANDS: dict[str, Callable[..., int]] = {
     "get": get.get,
+    "put": put.put,
     "ls": versions.list_urls,
     "log": versions.log,
     "show": versions.show_version,

@@ -17,6 +17,7 @@ from forebay.core.urls import show_url
 
 if TYPE_CHECKING:
     from forebay.reports import Progress as Fetching
+    from forebay.reports import Sending
 
 _REDRAW_S = 0.1
 _LONGEST_NAME = 32
@@ -73,34 +74,54 @@ class _Bars:
         self._display.refresh()
 
 
-class FetchBars(_Bars):
-    """A bar for each download that runs or waits, with its rate, time to go, attempt and last failure."""
+class _TransferBars(_Bars):
+    """A bar for each transfer that runs or waits, with its rate and time to go."""
 
     def __init__(self) -> None:
         super().__init__()
         self._tasks: dict[str, tuple[TaskID, int]] = {}
 
+    def _over(self, key: str) -> None:
+        task, _ = self._tasks.pop(key, (None, 0))
+        if task is not None:
+            self._display.remove_task(task)
+
+    def _show(self, key: str, name: str, done: int, total: int | None, *, resumed: int, remark: str) -> None:
+        task, before = self._tasks.get(key, (None, 0))
+        if task is None:
+            task = self._display.add_task(name, total=None, remark="")
+        if resumed != before:
+            # What an earlier attempt left did not come at this speed.
+            self._display.reset(task, completed=done)
+        self._tasks[key] = (task, resumed)
+        self._display.update(task, completed=done, total=total, remark=remark)
+
+
+class FetchBars(_TransferBars):
+    """A bar for each download, with its attempt and last failure."""
+
     def update(self, url: str, progress: Fetching) -> None:
         """Take in how far the download of *url* is."""
         if progress.state == "done":
-            task, _ = self._tasks.pop(url, (None, 0))
-            if task is not None:
-                self._display.remove_task(task)
+            self._over(url)
         elif progress.state != "queued":
-            self._show(url, progress)
+            done, total = progress.downloaded_bytes, progress.total_bytes
+            self._show(url, _name(url), done, total, resumed=progress.resumed_bytes, remark=_remark(progress))
         self.draw()
 
-    def _show(self, url: str, progress: Fetching) -> None:
-        task, resumed = self._tasks.get(url, (None, 0))
-        if task is None:
-            task = self._display.add_task(_name(url), total=None, remark="")
-        if progress.resumed_bytes != resumed:
-            # What an earlier attempt left here did not come at this speed.
-            self._display.reset(task, completed=progress.downloaded_bytes)
-        self._tasks[url] = (task, progress.resumed_bytes)
-        self._display.update(
-            task, completed=progress.downloaded_bytes, total=progress.total_bytes, remark=_remark(progress)
-        )
+
+class SendBars(_TransferBars):
+    """A bar for each file on its way, with its attempt and last failure."""
+
+    def update(self, file: str, sending: Sending) -> None:
+        """Take in how far *file* is."""
+        if sending.state == "done":
+            self._over(file)
+        else:
+            name = _shortened(printable(file.rstrip("/").rpartition("/")[2]))
+            done, total, resumed = sending.sent_bytes, sending.total_bytes, sending.resumed_bytes
+            self._show(file, name, done, total, resumed=resumed, remark=_remark_on(sending))
+        self.draw()
 
 
 class CheckBar(_Bars):
@@ -120,7 +141,10 @@ def _name(url: str) -> str:
     """The end of the path, or the host: enough to tell the bars apart."""
     shown = show_url(url)
     parts = urlsplit(shown)
-    name = parts.path.rstrip("/").rpartition("/")[2] or parts.netloc
+    return _shortened(parts.path.rstrip("/").rpartition("/")[2] or parts.netloc)
+
+
+def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
@@ -130,3 +154,9 @@ def _remark(progress: Fetching) -> str:
     if progress.attempt > 1:
         return f"attempt {progress.attempt}"
     return ""
+
+
+def _remark_on(sending: Sending) -> str:
+    if sending.state != "sending":
+        return sending.state
+    return printable(f"attempt {sending.attempt}: {sending.reason}") if sending.attempt > 1 else ""
