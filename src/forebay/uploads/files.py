@@ -12,6 +12,7 @@ from pathlib import Path
 
 from forebay.content.partial import Mark, PartialFile, Partials, read_mark
 from forebay.durable import storage_errors, sync_file, sync_folder
+from forebay.errors import UploadTaken
 
 # A writer holds the lock for one piece. Whoever holds it for longer was stopped in the middle of that: then what is
 # there is copied, so that nobody waits for a process that may never go on.
@@ -48,13 +49,19 @@ class UploadFolder:
                     if self._newest(uid) is None:
                         return self._created(uid, fence)
                 continue
-            mark, part = found
-            with _locked(part) as is_locked, holding():
-                if not self._is_still(uid, mark, part):
-                    continue
-                if not is_locked:
-                    part = self._copied(uid, part, mark)
-                return self._renamed(uid, fence, part, mark)
+            before, part = found
+            with _locked(part) as is_locked:
+                with holding():
+                    found = self._newest(uid)
+                    if found is None or found[1] != part or found[0].inode != before.inode:
+                        continue
+                    if is_locked:
+                        # Read again: until the lock was ours, its writer may have acknowledged more.
+                        return self._renamed(uid, fence, part, found[0])
+                    self._take_mark(uid, fence)
+                mark, copy = self._copied(uid, fence, part)
+                with holding():
+                    return self._renamed(uid, fence, copy, mark)
 
     def _created(self, uid: str, fence: int) -> PartialFile:
         partial = self._partials.create(uid, fence=fence, generation=1)
@@ -70,18 +77,26 @@ class UploadFolder:
                     path.unlink(missing_ok=True)
         return partial
 
-    def _copied(self, uid: str, part: Path, mark: Mark) -> Path:
-        copy = self._partials.folder / f"{uid}.copy"
-        with storage_errors("a partial file", self._partials.folder):
+    def _take_mark(self, uid: str, fence: int) -> None:
+        """From here on, whoever has the file finds that it is not theirs, and acknowledges nothing more."""
+        folder = self._partials.folder
+        with storage_errors("a partial file", folder):
+            newest = max(folder.glob(f"{uid}.*.mark"), key=_fence_of)
+            newest.rename(folder / f"{uid}.{fence}.mark")
+
+    def _copied(self, uid: str, fence: int, part: Path) -> tuple[Mark, Path]:
+        """A copy of what counts of *part*, and the mark of that."""
+        folder = self._partials.folder
+        mark = read_mark(folder / f"{uid}.{fence}.mark")
+        if mark is None:
+            raise UploadTaken(uid)
+        copy = folder / f"{uid}.{fence}.copy"
+        with storage_errors("a partial file", folder):
             copy.unlink(missing_ok=True)
             with part.open("rb") as source, copy.open("xb") as target:
                 copy_range(source.fileno(), target.fileno(), 0, mark.length, 0)
                 sync_file(target.fileno())
-        return copy
-
-    def _is_still(self, uid: str, mark: Mark, part: Path) -> bool:
-        found = self._newest(uid)
-        return found is not None and found[1] == part and found[0].inode == mark.inode
+        return mark, copy
 
     def _newest(self, uid: str) -> tuple[Mark, Path] | None:
         """The mark of who was the last to take the upload over, and its file."""

@@ -11,7 +11,14 @@ from typing import Protocol, Self
 from forebay.catalog.uploads import UploadRow
 from forebay.content.partial import PartialFile
 from forebay.core import digests
-from forebay.errors import ChecksumMismatch, ForebayError, UploadIncomplete, UploadTaken, UploadTooLarge
+from forebay.errors import (
+    ChecksumMismatch,
+    ForebayError,
+    LengthMismatch,
+    UploadIncomplete,
+    UploadTaken,
+    UploadTooLarge,
+)
 from forebay.models import Upload
 from forebay.uploads.hashing import Running
 
@@ -156,7 +163,10 @@ class Writer:
             self._syncing = self._sessions.submit(self._partial.sync)
 
     def set_size(self, size: int) -> None:
-        """Say the length that was not known at creation; see `Uploads.set_size`."""
+        """Say the length that was not known at creation; see `Uploads.set_size`. Raises `LengthMismatch` also when
+        more is there already."""
+        if size < self.offset:
+            raise LengthMismatch(expected=f"at least {self.offset}", got=size)
         self._sessions.resize(self.uid, size)
         self.size = size
 
