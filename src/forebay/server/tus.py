@@ -146,7 +146,7 @@ class _Exchange:
     async def _create(self) -> None:
         get = self._fields.get
         creation = tus.parse_creation(get("Upload-Length"), get("Upload-Defer-Length"), get("Upload-Concat"))
-        raw = self._fields.joined("Upload-Metadata")
+        raw = self._fields.joined("Upload-Metadata") or None
         metadata = tus.as_text(tus.parse_metadata(raw or ""))
         about: dict[str, Any] = {
             "owner": self._owner,
@@ -277,7 +277,7 @@ class _Exchange:
     def _check_fits(self, offset: int, size: int | None) -> None:
         """Raise `UploadTooLarge` before anything is read of a body that says that it is."""
         length = self._content_length() or 0
-        if size is not None and offset + length > size:
+        if size is not None and offset <= size < offset + length:
             raise UploadTooLarge(limit_bytes=size, got=offset + length)
 
     # --- what is answered ------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ _THREADS = 16
 # Of all bodies together: each holds one piece that is written and one that comes.
 _BUDGET_BYTES = 64 << 20
 _LEAST_BYTES, _MOST_BYTES = 16 << 10, 1 << 20
+# What comes slowly is not held back for longer: whoever comes back after a cut goes on behind it.
+_HOLD_S = 0.05
 
 
 class Intake:
@@ -126,6 +128,7 @@ class _Body:
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._writing: asyncio.Future[int] | None = None
+        self._held: asyncio.TimerHandle | None = None
         self._is_taken = self._is_lost = False
 
     def cut(self) -> None:
@@ -142,7 +145,8 @@ class _Body:
             self._clock.reschedule(when)
 
     def _go_on(self) -> None:
-        self._go_on_until(self._loop.time() + (0.0 if self._is_taken else self._window_s))
+        is_over = self._is_taken or self._is_lost
+        self._go_on_until(self._loop.time() + (0.0 if is_over else self._window_s))
 
     async def pour(self, writer: Writer) -> None:
         """Write all of it. Also after an error: what came before has been written, and no thread writes any
@@ -158,8 +162,12 @@ class _Body:
         except TimeoutError:
             if self._is_taken:
                 raise UploadTaken(self._uid) from None
+            if self._writing is not None and self._writing.done() and (error := self._writing.exception()):
+                raise error from None
             raise UploadStalled(least_bytes=self._least_bytes, limit_s=self._window_s) from None
         finally:
+            if self._held is not None:
+                self._held.cancel()
             if self._writing is not None:
                 await asyncio.wait((self._writing,))
                 self._writing.exception()  # who cares has seen it
@@ -173,6 +181,8 @@ class _Body:
             data = event.get("body", b"")
             self._gathered.append(data)
             self._gathered_bytes += len(data)
+            if self._held is None:
+                self._hold(writer)
             if not event.get("more_body", False):
                 return
             since += len(data)
@@ -191,21 +201,41 @@ class _Body:
     async def _begin(self, writer: Writer) -> None:
         """Begin to write what has been gathered, when what was before is written."""
         await self._written()
+        self._submit(writer)
+
+    def _submit(self, writer: Writer) -> None:
         if self._gathered_bytes:
             data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
             self._gathered, self._gathered_bytes = [], 0
             self._writing = self._intake.submit(writer.write, data)
+            self._writing.add_done_callback(self._see)
+
+    def _see(self, writing: asyncio.Future[int]) -> None:
+        """A piece is written or not; then nothing may come behind it, and waiting for more is of no use."""
+        if not writing.cancelled() and writing.exception() is not None:
+            self._is_lost = True
+            self._go_on_until(self._loop.time())
+
+    def _hold(self, writer: Writer) -> None:
+        self._held = self._loop.call_later(_HOLD_S, self._hold_no_longer, writer)
+
+    def _hold_no_longer(self, writer: Writer) -> None:
+        self._held = None
+        writing = self._writing
+        if self._is_taken or self._is_lost:
+            return
+        if writing is not None and not writing.done():
+            self._hold(writer)
+        elif writing is None or writing.exception() is None:
+            self._submit(writer)
 
     async def _written(self) -> None:
-        if self._writing is None:
-            return
-        if not self._writing.done():
-            self._go_on_until(self._loop.time() if self._is_taken else None)
-        try:
+        """Wait until nothing is being written."""
+        while (writing := self._writing) is not None:
+            if not writing.done():
+                self._go_on_until(self._loop.time() if self._is_taken else None)
             # Cancelled or not, the thread goes on: nobody else may write before it has ended.
-            await asyncio.shield(self._writing)
-        except Exception:
-            self._is_lost = True  # nothing may come behind a piece that is not there
-            raise
-        self._writing = None
-        self._go_on()
+            await asyncio.shield(writing)
+            if self._writing is writing:
+                self._writing = None
+            self._go_on()
