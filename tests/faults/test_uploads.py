@@ -202,8 +202,11 @@ def test_nobody_waits_for_a_writer_that_was_stopped_in_the_middle_of_a_piece(
     uid = bay.uploads.create(owner=None, size=1000).uid
     child = spawn(HOLDING, folder=str(bay.folder), uid=uid)
     child.wait_for(lambda said: any("holding" in one for one in said))
-    writer = bay.uploads.writer(uid, owner=None, offset=500)
-    writer.write(b"c" * 500)
+    with bay.uploads.writer(uid, owner=None, offset=500) as writer:
+        writer.write(b"c" * 200)
+        assert writer.close() == 700
+    writer = bay.uploads.writer(uid, owner=None, offset=700)
+    writer.write(b"c" * 300)
     child.signal(signal.SIGCONT)
     child.wait_for(lambda said: any(one.get("code") == "upload_taken" for one in said))
     upload = writer.complete()

@@ -168,7 +168,7 @@ class PartialFile:
             partial._data = os.open(part, os.O_RDWR | os.O_CLOEXEC)
             if os.fstat(partial._data).st_size > mark.length:
                 os.ftruncate(partial._data, mark.length)
-            partial._inode, partial.length = mark.inode, mark.length
+            partial._inode, partial.length = os.fstat(partial._data).st_ino, mark.length
             partial.synced, partial._state = min(mark.synced, mark.length), State.STANDING
             partial.keep_mark(mark.meta)
             # The mark before the file: it is found by its inode, whatever its name.
