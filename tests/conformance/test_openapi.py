@@ -16,10 +16,15 @@ from raw import Api
 # Where the document cannot say all: a URL is more than a string, and numbers are taken for truth values. A Request
 # stays when it is deleted: its versions go.
 BEYOND_A_SCHEMA = "positive_data_acceptance,negative_data_rejection,use_after_free"
-# 502 and 504 are an origin's failures, told as the document says.
+# 502 and 504 are an origin's failures, told as the document says; 507 is for who would upload more than the disk has.
 CONFIGURATION = """
 [checks.not_a_server_error]
-expected-statuses = ["2xx", "3xx", "4xx", "502", "504"]
+expected-statuses = ["2xx", "3xx", "4xx", "502", "504", "507"]
+"""
+# A type that only we use: bytes.
+HOOKS = """
+import schemathesis
+schemathesis.serializer.alias("application/partial-upload", "application/octet-stream")
 """
 
 
@@ -32,8 +37,10 @@ def configure(known: dict[str, list[Any]], bound: dict[str, str]) -> str:
 
 
 def store_some(api: Api, origin: Origin) -> dict[str, list[Any]]:
-    """Requests with a ready version, tagged, and with a failed one: what names them."""
-    known: dict[str, list[Any]] = {"ids": [], "versions": [], "urls": [], "timestamps": [], "tags": ["good", "bad"]}
+    """Requests with a ready version, tagged, and with a failed one, and uploads: what names them."""
+    known: dict[str, list[Any]] = {
+        "ids": [], "versions": [], "urls": [], "timestamps": [], "uids": [], "tags": ["good", "bad"],
+    }  # fmt: skip
     for number in range(12):
         behaviour = Resource(blob(1000 + number, number)) if number % 4 else Status(404)
         origin.serve(f"/{number}", behaviour)
@@ -46,6 +53,8 @@ def store_some(api: Api, origin: Origin) -> dict[str, list[Any]]:
         known["ids"].append(made["id"])
         known["versions"].append(version)
         known["timestamps"].append(made["request_timestamp"])
+        uploaded = api.ask("POST", "/v1/upload/", ("Upload-Complete", f"?{number % 2}"), ("Content-Length", "0"))
+        known["uids"].append(uploaded.fields["location"].rpartition("/")[2])
     return known
 
 
@@ -65,13 +74,16 @@ def test_the_server_does_what_its_document_says(serve: Callable[..., Any], origi
         "body.url": "urls",
         "body.request.url": "urls",
         "body.name": "urls",
+        "path.uid": "uids",
+        "body.uploadUid": "uids",
     }
     configuration = tmp_path / "schemathesis.toml"
     configuration.write_text(configure(known, bound))
     argv = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration), "--no-color", "run"]
     argv += ["--max-examples", "12", "--generation-deterministic", "--request-timeout", "60"]
     argv += ["--exclude-checks", BEYOND_A_SCHEMA, f"{served.url}/openapi.json"]
-    env = {**os.environ, "NO_PROXY": "*"}
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    env = {**os.environ, "NO_PROXY": "*", "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     operations = sum(len(path) for path in json.loads(api.get("/openapi.json").body)["paths"].values())

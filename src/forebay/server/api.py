@@ -25,6 +25,7 @@ from forebay.server.functiondocs import function_paths
 from forebay.server.own import make_own_router
 from forebay.server.problems import problem, problem_fields, problem_of
 from forebay.server.requests import SCOPE, Answers, make_router
+from forebay.server.uploaddocs import chunk_schemas, upload_paths
 from forebay.server.worker import is_working
 
 _MEANINGS = {
@@ -129,7 +130,8 @@ def document_of(api: FastAPI) -> dict[str, Any]:
             "basic": {"type": "http", "scheme": "basic", "description": "A token as the password; any user name."},
         }
         document["security"] = [{}, {"bearer": []}, {"basic": []}]  # {}: while no token exists
-        document["paths"] |= content_paths({**PROBLEMS, **FETCH_PROBLEMS})
+        document["paths"] |= content_paths({**PROBLEMS, **FETCH_PROBLEMS}) | upload_paths(PROBLEMS)
+        document["components"]["schemas"] |= chunk_schemas()
     functions: Registry = api.state.functions
     if not functions:
         return document

@@ -27,7 +27,7 @@ POLICY = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'
 """The page's Content-Security-Policy."""
 
 _PROBLEM_TYPE = "application/problem+json"
-_METHODS = ("get", "put", "post", "delete", "patch", "options")
+_METHODS = ("get", "head", "put", "post", "delete", "patch", "options")
 
 
 def page(document: dict[str, Any], *, base: str) -> str:
