@@ -1,5 +1,6 @@
 """How long a call may take, how many there may be, what becomes of who goes away, and of what fails halfway."""
 
+import socket
 import ssl
 import subprocess
 import time
@@ -120,6 +121,40 @@ def _first(futures: list[Any], count: int) -> list[Any]:
         assert ended
         done |= ended
     return list(done)
+
+
+def test_a_body_that_is_too_large_is_refused(serve: Any) -> None:
+    """Told or found out, parsed here or read by the function; the connection goes on where it can."""
+    env = {"FOREBAY_FUNCTION_BODY_BYTES": "10000"}
+    served = serve("--functions", str(FUNCTIONS), env=env)
+    large = b"x" * 20_000
+    with httpx.Client(base_url=served.url, timeout=60, trust_env=False) as http:
+        for path, ask in (
+            ("report", {"json": {"year": "1" * 20_000}}),
+            ("report", {"data": {"year": "1" * 20_000}}),
+            ("uploaded", {"files": {"file": large}}),
+            ("letters", {"content": large}),
+            ("letters", {"content": iter([large[:9000], large[:9000]])}),
+        ):
+            answer = http.post(f"/v1/call/{path}", **ask)  # type: ignore[arg-type]
+            assert code(answer) == (413, "body_too_large"), path
+        assert http.post("/v1/call/letters", content=b"x" * 9000).json() == 9000
+
+
+def test_who_breaks_off_a_body_leaves_nothing(http: httpx.Client, served: Any) -> None:
+    """Neither a call nor an entry in the log."""
+    before = served.stderr()
+    port = int(served.url.rpartition(":")[2])
+    for path, kind in (
+        ("report", "application/json"),
+        ("uploaded", "multipart/form-data; boundary=x"),
+        ("letters", "a/b"),
+    ):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            head = f"POST /v1/call/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 9999\r\n\r\n"
+            connection.sendall(head.encode() + b"[1")
+        assert http.get("/v1/call/noted").status_code == 200
+    assert served.stderr() == before
 
 
 # --- clients that go away -------------------------------------------------------------------------------------

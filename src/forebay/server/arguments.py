@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from forebay.functions.binding import Text
 from forebay.messages.asgi import Receive, Scope
 from forebay.messages.incoming import UploadedFile
 from forebay.server.bodies import BODY_TIMEOUT_S
+
+# What a client sends wrongly is told to that client; it must not fill our log as well.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 PARSED_BYTES = 16 << 20
 """The largest JSON or form without files: it is parsed in memory, and takes several times as much there."""
