@@ -28,12 +28,16 @@ if TYPE_CHECKING:
         ServerUnreachable,
         StateError,
         StorageError,
+        UploadIncomplete,
+        UploadMismatch,
     )
     from forebay.messages.buffered import BufferedServerResponse, ServerResponse
     from forebay.messages.incoming import IncomingMessage, UploadedFile
     from forebay.messages.outgoing import OutgoingMessage
     from forebay.messages.pictures import Image
     from forebay.models import (
+        ChunkRequest,
+        ChunkResponse,
         ReCachingStrategy,
         Request,
         RequestCacheConfiguration,
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
         Response,
         ResponseContentAttributes,
         ResponseDownloadStats,
+        Upload,
     )
     from forebay.opening import aopen, open
     from forebay.reports import Fetched, GcReport, Progress, StorageUsage, VerifyReport
@@ -49,12 +54,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "AsyncForebay", "AsyncRemoteForebay", "BufferedServerResponse", "ContentRotten", "Fetched", "Forebay",
+    "AsyncForebay", "AsyncRemoteForebay", "BufferedServerResponse", "ChunkRequest", "ChunkResponse",
+    "ContentRotten", "Fetched", "Forebay",
     "ForebayError", "GcReport", "HashMismatch", "Image", "IncomingMessage", "OriginError", "OriginRefused",
     "OutgoingMessage", "Progress", "ReCachingStrategy", "RemoteForebay", "RemoteSettings", "Request",
     "RequestCacheConfiguration", "RequestError", "RequestSpec", "Response", "ResponseContentAttributes",
     "ResponseDownloadStats", "ServerResponse", "ServerUnreachable", "Settings", "StateError", "StorageError",
-    "StorageUsage", "UploadedFile", "VerifyReport", "aopen", "open",
+    "StorageUsage", "Upload", "UploadIncomplete", "UploadMismatch", "UploadedFile", "VerifyReport", "aopen", "open",
 ]  # fmt: skip
 
 _HOMES = {
@@ -64,15 +70,15 @@ _HOMES = {
     "forebay.client.remote": ("RemoteForebay",),
     "forebay.errors": (
         "ContentRotten", "ForebayError", "HashMismatch", "OriginError", "OriginRefused", "RequestError",
-        "ServerUnreachable", "StateError", "StorageError",
+        "ServerUnreachable", "StateError", "StorageError", "UploadIncomplete", "UploadMismatch",
     ),
     "forebay.messages.buffered": ("BufferedServerResponse", "ServerResponse"),
     "forebay.messages.incoming": ("IncomingMessage", "UploadedFile"),
     "forebay.messages.outgoing": ("OutgoingMessage",),
     "forebay.messages.pictures": ("Image",),
     "forebay.models": (
-        "ReCachingStrategy", "Request", "RequestCacheConfiguration", "RequestSpec", "Response",
-        "ResponseContentAttributes", "ResponseDownloadStats",
+        "ChunkRequest", "ChunkResponse", "ReCachingStrategy", "Request", "RequestCacheConfiguration", "RequestSpec",
+        "Response", "ResponseContentAttributes", "ResponseDownloadStats", "Upload",
     ),
     "forebay.opening": ("aopen", "open"),
     "forebay.reports": ("Fetched", "GcReport", "Progress", "StorageUsage", "VerifyReport"),

@@ -559,7 +559,7 @@ def test_codes_in_the_source_are_known() -> None:
 MODELS: tuple[type[BaseModel], ...] = (
     models.Request, models.RequestSpec, models.RequestCacheConfiguration, models.Response,
     models.ResponseContentAttributes, models.ResponseDownloadStats, models.Never, models.Age, models.Cron,
-    models.WhenRequested, models.WhenRemoteChanged,
+    models.WhenRequested, models.WhenRemoteChanged, models.Upload, models.ChunkRequest, models.ChunkResponse,
 )  # fmt: skip
 
 
