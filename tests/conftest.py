@@ -305,9 +305,7 @@ def serve(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         data: bool = True,
     ) -> Served:
         place, log = tmp_path / folder, logs / f"{len(running)}.err"
-        served = _start_server(
-            options, place=place, env=env or {}, port=port, stderr=log, under=under, data=data
-        )
+        served = _start_server(options, place=place, env=env or {}, port=port, stderr=log, under=under, data=data)
         running.append(served)
         return served.wait() if wait else served
 

@@ -44,6 +44,7 @@ from forebay.messages.sinks import AsgiSink
 from forebay.models import Response
 from forebay.server.access import Granted
 from forebay.server.arguments import Document, Form, query_of, read_arguments
+from forebay.server.asmessage import AsMessage, asked_of
 from forebay.server.basin import Basin
 from forebay.server.bodies import BODY_TIMEOUT_S
 from forebay.server.deliver import Delivery
@@ -292,15 +293,12 @@ class _Call:
         """Send a stored version as the body of *message*: ranges, preconditions and validators are its own."""
         response = message.body
         assert isinstance(response, Response)
-        if message.status != 200:  # what is asked of a version is not asked of an error page
-            fields = [field for field in scope["headers"] if field[0] not in _OF_A_VERSION]
-            scope = {**scope, "headers": fields}
         # It is the function that reads it, for whoever may call that.
         granted = replace(self._granted, group=None)
         with Reader(receive) as reader:
             await self._calls.delivery.named(
-                {**scope, "query_string": b""},
-                _AsMessage(send, message),
+                asked_of(scope, message),
+                AsMessage(send, message),
                 reader,
                 granted=granted,
                 request_id=response.request_id,
@@ -321,46 +319,6 @@ class _Call:
             raise told
         fields = _RETRY_AFTER if told.status == 503 else ()
         await send_problem(self._send, told, head=self._scope["method"] == "HEAD", fields=fields, more=more)
-
-
-# Preconditions and ranges (RFC 9110 sections 13 and 14).
-_OF_A_VERSION = frozenset(
-    {b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"}
-)
-# What a version says of itself, and nobody else can.
-_ITS_OWN = frozenset(
-    {b"etag", b"last-modified", b"accept-ranges", b"content-length", b"content-range", b"content-encoding",
-     b"repr-digest"}
-)  # fmt: skip
-# Of its own place, and wrong at another: there it may change.
-_OF_ITS_PLACE = frozenset({b"cache-control", b"link"})
-
-
-class _AsMessage:
-    """A `send` that puts a message's fields and status in place of those that a version's own place has."""
-
-    def __init__(self, send: Send, message: OutgoingMessage) -> None:
-        self._send, self._message = send, message
-
-    async def __call__(self, event: Message) -> None:
-        if event["type"] == "http.response.start" and event["status"] in (200, 206, 304):
-            event = {**event, "headers": self._fields(event["status"], event["headers"])}
-            if event["status"] == 200:
-                event["status"] = self._message.status
-        await self._send(event)
-
-    def _fields(self, status: int, fields: list[Field]) -> list[Field]:
-        said = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in self._message.headers.items_all()
-        ]
-        own = dict(fields)
-        kept = set(_ITS_OWN)
-        if status == 304 or own.get(b"content-type", b"").startswith(b"multipart/byteranges"):
-            kept |= {b"content-type", b"content-disposition", b"content-language"}
-        said = [field for field in said if field[0] not in kept]
-        replaced = _OF_ITS_PLACE.union(name for name, _ in said)
-        return [*(field for field in fields if field[0] not in replaced), *said]
 
 
 def _told(error: Exception) -> ForebayError:
