@@ -90,3 +90,19 @@ def test_the_server_does_what_its_document_says(serve: Callable[..., Any], origi
     assert f"Tested: {operations}\n" in done.stdout, done.stdout
     assert "Traceback" not in served.stderr()
     assert served.stop() == 0
+
+
+def test_exposed_functions_do_what_the_document_says(serve: Callable[..., Any], tmp_path: Path) -> None:
+    """Their parameters, from their annotations, and their answers: right requests and wrong ones."""
+    served = serve("--functions", str(Path(__file__).parents[1] / "exposed.py"))
+    configuration = tmp_path / "schemathesis.toml"
+    configuration.write_text(CONFIGURATION)
+    # Those that neither fail on purpose nor wait for somebody.
+    functions = "^/v1/call/(report|uploaded|picky|nothing|text|doubled|governed)$|^/item|^/start"
+    argv = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration), "--no-color", "run"]
+    argv += ["--max-examples", "12", "--generation-deterministic", "--request-timeout", "60"]
+    argv += ["--include-path-regex", functions, "--exclude-checks", BEYOND_A_SCHEMA, f"{served.url}/openapi.json"]
+    done = subprocess.run(argv, cwd=tmp_path, env={**os.environ, "NO_PROXY": "*"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Tested: 16\n" in done.stdout, done.stdout
+    assert "Traceback" not in served.stderr()
