@@ -19,12 +19,10 @@ from urllib.parse import parse_qsl
 
 import pytest
 
+from environments import python_with
 from origin import Coded, Held, Origin, Resource, Status, blob
 
 Said = list[dict[str, Any]]
-
-_LOCK = Path(__file__).with_name("dzdbuffy.lock")
-_IMPORT = "import buffy.buffypyclient"
 
 # What every script finds, beside `ask` and `say`.
 _PRELUDE = """
@@ -62,24 +60,15 @@ _PRELUDE = """
 
 
 @pytest.fixture(scope="session")
-def buffy_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+def buffy_python(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An interpreter that has the client. Skips, and says why, when there is none to be had."""
-    named = os.environ.get("FOREBAY_BUFFY_PYTHON")
-    if named:
-        subprocess.run([named, "-c", _IMPORT], check=True)
-        return named
-    key = hashlib.sha256(_LOCK.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    cache = getattr(request.config, "cache", None)  # absent under -p no:cacheprovider
-    folder = tmp_path_factory.mktemp("dzdbuffy") if cache is None else cache.mkdir(f"dzdbuffy-{key}")
-    python = str(folder / "bin" / "python")
-    if Path(python).exists() and subprocess.run([python, "-c", _IMPORT], capture_output=True).returncode == 0:
-        return python
-    pip = [python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(_LOCK)]
-    for argv in ([sys.executable, "-m", "venv", "--clear", str(folder)], pip):
-        made = subprocess.run(argv, capture_output=True, text=True, errors="replace")
-        if made.returncode != 0:
-            pytest.skip(f"no DZDBuffy 0.7.3: {' '.join(argv)} failed: {(made.stdout + made.stderr).strip()[-500:]}")
-    return python
+    return python_with(
+        "dzdbuffy",
+        probe="import buffy.buffypyclient",
+        variable="FOREBAY_BUFFY_PYTHON",
+        pytestconfig=pytestconfig,
+        tmp=tmp_path_factory.mktemp,
+    )
 
 
 @pytest.fixture
