@@ -19,7 +19,7 @@ from forebay.core.structured import (
     parse_integer,
     parse_item,
 )
-from forebay.errors import LengthMismatch, UploadFieldInvalid
+from forebay.errors import ForebayError, LengthMismatch, OffsetMismatch, UploadFieldInvalid, UploadFinished
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -168,6 +168,24 @@ def limit_fields(interop: Interop, *, max_size: int | None, age_s: float | None)
     if age_s is not None:
         limits.append(f"{interop.age_limit}={format_integer(max(0, int(age_s)))}")
     return (("Upload-Limit", ", ".join(limits) or "min-size=0"),)  # an empty field would be none
+
+
+_PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types#"
+
+
+def problem_members(error: ForebayError) -> dict[str, str | int]:
+    """What the problem document of *error* has beyond the usual: the draft's type, and what belongs to that."""
+    match error:
+        case OffsetMismatch(expected=expected, got=got):
+            title = "offset from request does not match offset of resource"
+            kind, more = "mismatching-upload-offset", {"expected-offset": expected, "provided-offset": got}
+        case LengthMismatch():
+            kind, title, more = "inconsistent-upload-length", "inconsistent length values for upload", {}
+        case UploadFinished():
+            kind, title, more = "completed-upload", "upload is already completed", {}
+        case _:
+            return {}
+    return {"type": _PROBLEM_TYPES + kind, "title": title, **more}
 
 
 def whole_length(*known: int | None, offset: int, content_length: int | None, is_last: bool) -> int | None:

@@ -21,6 +21,7 @@ EXPOSED = (
     "Location", "Retry-After",
     "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm",
     "Upload-Offset", "Upload-Length", "Upload-Defer-Length", "Upload-Expires", "Upload-Metadata", "Upload-Concat",
+    "Upload-Complete", "Upload-Incomplete", "Upload-Limit", "Repr-Digest", "Accept-Patch",
 )  # fmt: skip
 """The fields of answers that pages may read, beside those that they always may."""
 

@@ -24,6 +24,7 @@ from forebay.core.resumable import (
     Pairs,
     Said,
     limit_fields,
+    problem_members,
     read,
     read_digests,
     state_fields,
@@ -64,7 +65,6 @@ _OTHERS = frozenset({"chunk", "tus"})
 _LONGEST_NAME = 4096  # as that of a chunk's fileName
 _CREATION = ("OPTIONS", "POST", "PUT")
 _SESSION = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH")
-_PROBLEM_TYPES = "https://iana.org/assignments/http-problem-types#"
 
 Check = Callable[[Scope, TokenScope | None], Granted]
 
@@ -83,11 +83,12 @@ class Resumable:
             return False
         first, _, rest = path.removeprefix(UPLOAD_PATH).partition("/")
         uid = rest if first == _SESSIONS else None
-        if uid and "/" in uid:
+        if uid and uid.partition("/")[2] == "publish":
             return False  # the JSON API's
         if first in _OTHERS or uid == "":
             check(scope, "write")
             raise UnknownPath
+        scope = _overridden(scope)
         exchange = _Exchange(self, uid, scope, receive, send)
         if scope["method"] == "OPTIONS":
             check(scope, None)
@@ -99,6 +100,13 @@ class Resumable:
         if upload is not None:
             await exchange.deliver(upload)
         return True
+
+
+def _overridden(scope: Scope) -> Scope:
+    """Where PATCH and DELETE do not get through, they come as POST."""
+    said = next((value for name, value in scope["headers"] if name == b"x-http-method-override"), b"")
+    method = said.decode("latin-1").upper()
+    return {**scope, "method": method} if scope["method"] == "POST" and method in ("PATCH", "DELETE") else scope
 
 
 class _Exchange:
@@ -330,10 +338,8 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _fail(self, error: ForebayError) -> None:
-        interop = self._said.interop
+        interop, method = self._said.interop, self._scope["method"]
         fields: list[tuple[str, str]] = []
-        more: dict[str, Any] = {}
-        method = self._scope["method"]
         if method == "PATCH" and self._uid is not None:
             fields += state_fields(interop, is_complete=False, offset=await self._offset(error))
         elif method in _CREATION:
@@ -341,20 +347,13 @@ class _Exchange:
         match error:
             case UploadExpired(uid=uid) if interop.gone == UnknownUpload.status:
                 error = UnknownUpload(uid)
-            case OffsetMismatch():
-                more = _problem_type(
-                    "mismatching-upload-offset", "offset from request does not match offset of resource"
-                )
-                more |= {"expected-offset": error.expected, "provided-offset": error.got}
-            case LengthMismatch():
-                more = _problem_type("inconsistent-upload-length", "inconsistent length values for upload")
-            case UploadFinished():
-                more = _problem_type("completed-upload", "upload is already completed")
             case UploadTooLarge() | UploadQuota() | TooManyUploads() | DiskReserved():
                 fields += self._usual_limits()
             case MediaTypeRefused() if method == "PATCH":
                 fields.append(("Accept-Patch", PARTIAL_UPLOAD))  # RFC 5789 section 2.2
-        await send_problem(self._send, error, head=method == "HEAD", fields=_encoded(fields), more=more)
+        await send_problem(
+            self._send, error, head=method == "HEAD", fields=_encoded(fields), more=problem_members(error)
+        )
 
     async def _offset(self, error: ForebayError) -> int | None:
         """Where the upload goes on after *error*; None when there is none any more."""
@@ -363,10 +362,6 @@ class _Exchange:
         with contextlib.suppress(ForebayError):
             return (await self._state()).offset
         return None
-
-
-def _problem_type(name: str, title: str) -> dict[str, Any]:
-    return {"type": _PROBLEM_TYPES + name, "title": title}
 
 
 def _document(state: UploadState) -> dict[str, Any]:
