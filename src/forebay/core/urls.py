@@ -61,7 +61,7 @@ def request_url(url: str) -> str:
     """The spelling of *url* that identifies a Request: of something that is fetched (`normalise_url`), or of what
     is uploaded under a name, ``forebay:<name>`` with the name percent-encoded. Raises `InvalidUrl`."""
     scheme, colon, name = url.strip().partition(":")
-    if scheme.lower() != "forebay" or not colon:
+    if scheme.lower() != "forebay" or not colon or name.startswith("//"):
         return normalise_url(url)
     try:
         return upload_url(unquote(name, errors="strict"))
@@ -77,7 +77,8 @@ def upload_url(name: str) -> str:
         raise InvalidValue("name", expected="Unicode text", got="a lone surrogate") from error
     if not 0 < len(encoded) <= MAX_URL_BYTES - len(UPLOADED):
         raise InvalidValue("name", expected=f"1 to {MAX_URL_BYTES - len(UPLOADED)} bytes", got=name)
-    return UPLOADED + encoded
+    # Two slashes would begin an authority (RFC 3986 section 3).
+    return UPLOADED + ("%2F" + encoded[1:] if encoded.startswith("//") else encoded)
 
 
 def origin_of(url: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,15 +46,15 @@ class Completion:
         self._rows, self._store, self._folder, self._kept = rows, store, folder, kept
         self._me, self._is_alive = me, is_alive
         self._clock, self._expiry_s = clock, expiry_s
-        self._closing: set[str] = set()
-        self._staged: set[str] = set()
+        self._closing: Counter[str] = Counter()  # threads that are at it, or try
+        self._staged: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
     def is_at_work(self, row: UploadRow) -> bool:
         """Whether whoever began to make this upload whole still does."""
         if row.closer == self._me:
             with self._lock:
-                return row.id in self._closing
+                return self._closing[row.id] > 0
         return row.closer is not None and self._is_alive(row.closer)
 
     # --- who does it -----------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ class Completion:
     def _having(self, uid: str, *, fence: int | None, dead: str | None) -> Iterator[UploadRow]:
         """The upload for us alone; open again when nothing comes of it."""
         with self._lock:
-            self._closing.add(uid)
+            self._closing[uid] += 1
         try:
             row = self._rows.close(uid, fence=fence, dead=dead, me=self._me)
             if row is None:
@@ -98,14 +99,18 @@ class Completion:
                 yield row
             except BaseException:
                 # From then on its file may be content as well, and must not be written: it is completed again.
-                if uid not in self._staged:
+                if (uid, row.fence) not in self._staged:
                     with contextlib.suppress(ForebayError):  # then it is found to be nobody's
                         self._rows.reopen(uid, fence=row.fence)
                 raise
+            finally:
+                with self._lock:
+                    self._staged.discard((uid, row.fence))
         finally:
             with self._lock:
-                self._closing.discard(uid)
-                self._staged.discard(uid)
+                self._closing[uid] -= 1
+                if not self._closing[uid]:
+                    del self._closing[uid]
 
     # --- bytes that came in order ----------------------------------------------------------------------
 
@@ -221,7 +226,7 @@ class Completion:
     def _commit(self, row: UploadRow, path: Path, sha256: str, size: int, *, used: Sequence[str] = ()) -> UploadRow:
         """Bytes that are synced become content; durable on return (DESIGN.md, invariant 2)."""
         with self._lock:
-            self._staged.add(row.id)
+            self._staged.add((row.id, row.fence))
         with self._store.committing():
             (error,) = self._store.adopt([(self._folder.staged(row.id, path), sha256, False)])
             if error is not None:

@@ -311,6 +311,9 @@ class Uploads:
             if row.kind == "sequential":
                 length = self._files.length(row.id)
                 if length != row.size:  # whoever writes it is not disturbed
+                    before, row = row, self._settled(row.id, ANYONE)
+                    if (row.state, row.fence) != (before.state, before.fence):
+                        continue  # its files were on the move
                     raise UploadIncomplete(row.id, missing=() if row.size is None else ((length, row.size),))
             self._cut(row.id)
             row = self._completion.complete(row, digests=digests) or self._settled(row.id, ANYONE)

@@ -194,6 +194,8 @@ class Writer:
 
     def _verify(self) -> None:
         self._wait_for_sync()
+        with self._partial.owned() as is_ours:
+            self._check_ours(is_ours)  # before the checksum: what it is of goes nowhere any more
         if self._checksum is None or self._hasher is None:
             return
         (algorithm, expected), got = self._checksum, digests.hex_digest(self._hasher)

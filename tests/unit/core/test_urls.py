@@ -13,8 +13,10 @@ from forebay.core.urls import (
     is_secret_parameter,
     normalise_url,
     origin_of,
+    request_url,
     resolve_redirect,
     show_url,
+    upload_url,
     with_query,
 )
 from forebay.errors import InvalidUrl, InvalidValue
@@ -434,3 +436,33 @@ def test_a_secret_parameter_never_shows(name: str, around: str) -> None:
 def test_ordinary_parameters_are_shown(name: str) -> None:
     """Masking everything would make two URLs look the same."""
     assert not is_secret_parameter(name)
+
+
+# --- what is uploaded ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("set.bin", "forebay:set.bin"),
+        ("maps/größe 50%?#.tif", "forebay:maps/gr%C3%B6%C3%9Fe%2050%25%3F%23.tif"),
+        ("//host/x", "forebay:%2F/host/x"),
+        ("../x\x00", "forebay:../x%00"),
+    ],
+)
+def test_a_name_has_one_url(name: str, url: str) -> None:
+    """Percent-encoded, and the same however it is spelled."""
+    assert upload_url(name) == url
+    assert request_url(url) == url
+    assert request_url(f" FOREBAY:{url.partition(':')[2]}") == url
+
+
+def test_what_is_no_name_is_refused() -> None:
+    """Nothing, too much, no text, no UTF-8; and what looks like a URL with a host."""
+    for name in ("", "x" * 8192, "\ud800"):
+        with pytest.raises(InvalidValue):
+            upload_url(name)
+    for url in ("forebay://call/x", "forebay:%FF", "file:///etc/passwd"):
+        with pytest.raises(InvalidUrl):
+            request_url(url)
+    assert request_url("HTTP://Host") == normalise_url("HTTP://Host")
