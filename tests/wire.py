@@ -82,6 +82,12 @@ class Wire:
             if not self._changed.wait_for(lambda: self.received >= received, timeout):
                 raise AssertionError(f"expected {received} bytes from the server, got {self.received}")
 
+    def wait_for_sent(self, sent: int, timeout: float = 60) -> None:
+        """Until so many bytes went to the server."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.sent >= sent, timeout):
+                raise AssertionError(f"expected {sent} bytes to the server, got {self.sent}")
+
     def close(self) -> None:
         """Cut everything."""
         with suppress(OSError):
@@ -159,6 +165,7 @@ class Wire:
                 self._cut_sent_at = None
                 self._refusing |= self._for_good
             self.sent += len(piece)
+            self._changed.notify_all()
         server.sendall(piece)
         if cut:
             self._then()

@@ -7,6 +7,7 @@ A file is read once: as it is sent, it is hashed, and what goes last goes by its
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from forebay.client.journal import Journal, Part
 from forebay.client.tus import Block, Gone, Progressing, Span, Tell
 from forebay.core.sending import parts_of, tail_start
 from forebay.errors import (
+    FileChanged,
     ForebayError,
     InvalidValue,
     OffsetMismatch,
@@ -100,6 +102,10 @@ def _put_file(
             file.check()
             progress.state = "storing"
             return (yield from _publish(uid, parcel, sha256=sha256, size=file.size))
+        except FileChanged:
+            with suppress(ServerUnreachable):
+                yield from _removed(journal)
+            raise
         except (Gone, UnknownUpload, UploadExpired, UploadMismatch) as error:
             # What was there before is gone, or was no longer of use; once, that is nobody's fault.
             if anew:
