@@ -110,7 +110,12 @@ class Writer:
         """
         view = memoryview(data).cast("B")
         self._check_ours(not self._is_closed)
-        self._check_room(self.offset + len(view))
+        try:
+            self._check_room(self.offset + len(view))
+        except UploadTooLarge:
+            with self._partial.owned() as is_ours:
+                self._check_ours(is_ours)  # what was taken over has no room to be short of
+            raise
         hashing = self._hash(view)
         try:
             with self._partial.owned() as is_ours:
