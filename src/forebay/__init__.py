@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         Upload,
     )
     from forebay.opening import aopen, open
-    from forebay.reports import Fetched, GcReport, Progress, StorageUsage, VerifyReport
+    from forebay.reports import Fetched, GcReport, Progress, Sending, StorageUsage, VerifyReport
     from forebay.settings import RemoteSettings, Settings
 
 __version__ = "0.1.0"
@@ -59,8 +59,8 @@ __all__ = [
     "ForebayError", "GcReport", "HashMismatch", "Image", "IncomingMessage", "OriginError", "OriginRefused",
     "OutgoingMessage", "Progress", "ReCachingStrategy", "RemoteForebay", "RemoteSettings", "Request",
     "RequestCacheConfiguration", "RequestError", "RequestSpec", "Response", "ResponseContentAttributes",
-    "ResponseDownloadStats", "ServerResponse", "ServerUnreachable", "Settings", "StateError", "StorageError",
-    "StorageUsage", "Upload", "UploadIncomplete", "UploadMismatch", "UploadedFile", "VerifyReport", "aopen", "open",
+    "ResponseDownloadStats", "Sending", "ServerResponse", "ServerUnreachable", "Settings", "StateError",
+    "StorageError", "StorageUsage", "Upload", "UploadIncomplete", "UploadMismatch", "UploadedFile", "VerifyReport", "aopen", "open",
 ]  # fmt: skip
 
 _HOMES = {
@@ -81,7 +81,7 @@ _HOMES = {
         "Response", "ResponseContentAttributes", "ResponseDownloadStats", "Upload",
     ),
     "forebay.opening": ("aopen", "open"),
-    "forebay.reports": ("Fetched", "GcReport", "Progress", "StorageUsage", "VerifyReport"),
+    "forebay.reports": ("Fetched", "GcReport", "Progress", "Sending", "StorageUsage", "VerifyReport"),
     "forebay.settings": ("RemoteSettings", "Settings"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

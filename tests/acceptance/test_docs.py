@@ -598,7 +598,7 @@ def test_each_public_name_is_described() -> None:
 # Steps of a fetch and parts that the server of a later release needs; no part of the public API.
 INNER = {
     "register", "errand", "job", "submit", "submit_all", "let_go", "note", "note_used", "follow", "opening",
-    "call_soon", "at_close", "scheduler", "tend", "verify_next", "progress", "with_progress", "write_touches",
+    "call_soon", "at_close", "publish", "scheduler", "tend", "verify_next", "progress", "with_progress", "write_touches",
 }  # fmt: skip
 
 
