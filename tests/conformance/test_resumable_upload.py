@@ -214,6 +214,7 @@ def test_4_2_a_part_or_a_coding_is_refused(current: Client) -> None:
     assert problem(part) == (400, "upload_field_invalid")
     coded = current.create(b"x", ("Content-Encoding", "gzip"), last=True)
     assert problem(coded) == (415, "coding_refused")
+    assert coded.fields["accept-encoding"] == "identity"
     assert current.create(b"x", ("Content-Encoding", "identity"), last=True).status == 201
 
 

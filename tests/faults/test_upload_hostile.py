@@ -30,36 +30,56 @@ QUERY = "chunkCount=1&chunkNumber=0&fileName=x&totalSize=10&uploadUid="
 
 
 @pytest.fixture(scope="module")
+def frugal(serve_shared: Callable[..., Any]) -> Any:
+    """A server that keeps few uploads."""
+    return serve_shared(env={"FOREBAY_MAX_UPLOADS_PER_OWNER": "20"})
+
+
+@pytest.fixture(scope="module")
 def impatient(serve_shared: Callable[..., Any]) -> Any:
-    """A server that waits half a second for a thousand bytes, and keeps few uploads."""
-    return serve_shared(
-        env={
-            "FOREBAY_STALL_WINDOW_S": "0.5",
-            "FOREBAY_STALL_BYTES_PER_S": "2000",
-            "FOREBAY_MAX_UPLOADS_PER_OWNER": "20",
-        }
-    )
+    """A server that waits a second for two thousand bytes."""
+    return serve_shared(env={"FOREBAY_STALL_WINDOW_S": "1", "FOREBAY_STALL_BYTES_PER_S": "2000"})
 
 
-@pytest.fixture
-def api(impatient: Any) -> Iterator[Api]:
-    """It, the same afterwards."""
-    before, said = api_processes(impatient.process.pid), impatient.stderr()
-    yield Api(impatient)
-    assert Api(impatient).get("/healthz").status == 200
-    assert api_processes(impatient.process.pid) == before
+@contextlib.contextmanager
+def unharmed(served: Any) -> Iterator[Api]:
+    """A server, the same afterwards."""
+    before, said = api_processes(served.process.pid), served.stderr()
+    yield Api(served)
+    assert Api(served).get("/healthz").status == 200
+    assert api_processes(served.process.pid) == before
     # A disk that is too small for what was asked is for whoever runs the server to know.
-    more = impatient.stderr().removeprefix(said).splitlines()
+    more = served.stderr().removeprefix(said).splitlines()
     assert [line for line in more if not line.endswith("[disk_reserved]")] == []
 
 
 @pytest.fixture
-def place(api: Api) -> Iterator[str]:
+def api(frugal: Any) -> Iterator[Api]:
+    """The one that keeps few uploads."""
+    with unharmed(frugal) as asked:
+        yield asked
+
+
+@pytest.fixture
+def hasty(impatient: Any) -> Iterator[Api]:
+    """The one that does not wait."""
+    with unharmed(impatient) as asked:
+        yield asked
+
+
+def begun(api: Api) -> str:
     """Where an upload is of which 100 bytes have come."""
     made = api.ask("POST", CREATION, ("Upload-Complete", "?0"), ("Content-Length", "100"), body=bytes(100))
     assert made.status == 201
-    yield made.fields["location"]
-    api.ask("DELETE", made.fields["location"])
+    return made.fields["location"]
+
+
+@pytest.fixture
+def place(api: Api) -> Iterator[str]:
+    """Where such an upload is."""
+    made = begun(api)
+    yield made
+    api.ask("DELETE", made)
 
 
 def append(api: Api, place: str, *pairs: tuple[str, str], body: bytes = b"x") -> Whole:
@@ -222,8 +242,9 @@ def dribble(sock: socket.socket) -> int | None:
     return status_of(sock)
 
 
-def test_a_body_that_hardly_comes(api: Api, place: str) -> None:
+def test_a_body_that_hardly_comes(hasty: Api) -> None:
     """Slower than the stall limit: 408 after its window, in each dialect; what came before stays."""
+    place = begun(hasty)
     parts = [("Upload-Complete", "?1"), ("Upload-Offset", "100"), PARTIAL, ("Content-Length", "100000")]
     for method, target, fields in (
         ("PATCH", place, parts),
@@ -231,24 +252,26 @@ def test_a_body_that_hardly_comes(api: Api, place: str) -> None:
         ("POST", f"{CHUNK}?{QUERY}", [("Content-Length", "100000")]),
         ("POST", CHUNK, [("Content-Type", "application/json"), ("Content-Length", "100000")]),
     ):
-        with socket.create_connection(address_of(api.served.url), timeout=60) as sock:
-            sock.sendall(request(api.served.url, method, target, fields) + b"{" * 10)
+        with socket.create_connection(address_of(hasty.served.url), timeout=60) as sock:
+            sock.sendall(request(hasty.served.url, method, target, fields) + b"{" * 10)
             assert dribble(sock) == 408
-    assert 110 <= offset(api, place) < 1000
+    assert 110 <= offset(hasty, place) < 1000
 
 
-def test_a_body_that_stops_is_cut_while_others_go_on(api: Api, place: str) -> None:
+def test_a_body_that_stops_is_cut_while_others_go_on(hasty: Api) -> None:
     """Twenty connections that say nothing more cost nobody else anything."""
     body = blob(100_000)
     with contextlib.ExitStack() as stack:
         stalled = []
         for _ in range(20):
-            sock = stack.enter_context(socket.create_connection(address_of(api.served.url), timeout=60))
-            sock.sendall(request(api.served.url, "POST", f"{CHUNK}?{QUERY}", [("Content-Length", "100000")]) + b"x")
+            sock = stack.enter_context(socket.create_connection(address_of(hasty.served.url), timeout=60))
+            sock.sendall(
+                request(hasty.served.url, "POST", f"{CHUNK}?{QUERY}", [("Content-Length", "100000")]) + b"x"
+            )
             stalled.append(sock)
-        made = api.ask("PUT", CREATION + "x", ("Content-Length", "100000"), body=body)
-        assert api.get(upload(made)).body == body
-        api.ask("DELETE", made.fields["location"])
+        made = hasty.ask("PUT", CREATION + "x", ("Content-Length", "100000"), body=body)
+        assert hasty.get(upload(made)).body == body
+        hasty.ask("DELETE", made.fields["location"])
         assert [status_of(sock) for sock in stalled] == [408] * 20
 
 

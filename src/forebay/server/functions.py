@@ -46,7 +46,7 @@ from forebay.server.access import Granted
 from forebay.server.arguments import Document, Form, query_of, read_arguments
 from forebay.server.asmessage import AsMessage, asked_of
 from forebay.server.basin import Basin
-from forebay.server.bodies import BODY_TIMEOUT_S
+from forebay.server.bodies import BODY_TIMEOUT_S, replayed
 from forebay.server.deliver import Delivery
 from forebay.server.problems import SECURITY_FIELDS, send_problem
 
@@ -277,12 +277,12 @@ class _Call:
             case None:
                 return binding.from_texts(given, others=others)
             case Document(body):
-                self._body = _again(body)
+                self._body = replayed(body)
                 return binding.from_json(body, also=self._places)
             case Form(texts, form_body, files):
                 for file in files:
                     self._held.callback(file.close)
-                self._body = _again(form_body or b"")
+                self._body = replayed(form_body or b"")
                 return binding.from_texts(given | texts, others=others)
             case _:
                 assert_never(sent)
@@ -332,15 +332,6 @@ def _told(error: Exception) -> ForebayError:
             return FunctionFailed(origin=error)
         case _:
             return FunctionFailed()
-
-
-def _again(body: bytes) -> Receive:
-    """A `receive` of a body that was read already."""
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receive
 
 
 def _bounded(receive: Receive, max_bytes: int) -> Receive:

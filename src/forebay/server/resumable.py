@@ -351,6 +351,8 @@ class _Exchange:
                 fields += self._usual_limits()
             case MediaTypeRefused() if method == "PATCH":
                 fields.append(("Accept-Patch", PARTIAL_UPLOAD))  # RFC 5789 section 2.2
+            case CodingRefused():
+                fields.append(("Accept-Encoding", "identity"))  # RFC 9110 section 15.5.16
         await send_problem(
             self._send, error, head=method == "HEAD", fields=_encoded(fields), more=problem_members(error)
         )
