@@ -16,15 +16,19 @@ from raw import Api
 # Where the document cannot say all: a URL is more than a string, and numbers are taken for truth values. A Request
 # stays when it is deleted: its versions go.
 BEYOND_A_SCHEMA = "positive_data_acceptance,negative_data_rejection,use_after_free"
-# 502 and 504 are an origin's failures, told as the document says; 507 is for who would upload more than the disk has.
+# 502 and 504 are an origin's failures, told as the document says; 507 is for who would upload more than the disk has,
+# and 412 for who does not say which version of tus it speaks.
 CONFIGURATION = """
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", "502", "504", "507"]
+[checks.missing_required_header]
+expected-statuses = ["400", "401", "403", "406", "412", "415", "422"]
 """
-# A type that only we use: bytes.
+# Types that only uploads use: bytes.
 HOOKS = """
 import schemathesis
 schemathesis.serializer.alias("application/partial-upload", "application/octet-stream")
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 """
 
 
@@ -54,7 +58,10 @@ def store_some(api: Api, origin: Origin) -> dict[str, list[Any]]:
         known["versions"].append(version)
         known["timestamps"].append(made["request_timestamp"])
         uploaded = api.ask("POST", "/v1/upload/", ("Upload-Complete", f"?{number % 2}"), ("Content-Length", "0"))
-        known["uids"].append(uploaded.fields["location"].rpartition("/")[2])
+        length = (("Tus-Resumable", "1.0.0"), ("Upload-Length", str(number)), ("Content-Length", "0"))
+        by_tus = api.ask("POST", "/v1/upload/tus/", *length)
+        for made_so in (uploaded, by_tus):
+            known["uids"].append(made_so.fields["location"].rpartition("/")[2])
     return known
 
 

@@ -13,6 +13,7 @@ from forebay.core.ranges import MAX_BYTES
 from forebay.errors import UploadFieldInvalid, UploadTooLarge
 
 VERSION = "1.0.0"
+MEDIA_TYPE = "application/offset+octet-stream"
 EXTENSIONS = (
     "creation", "creation-with-upload", "creation-defer-length", "expiration", "checksum", "termination",
     "concatenation",

@@ -35,7 +35,6 @@ from forebay.server.uploading import Intake
 from forebay.uploads.states import UploadState
 
 ROOT = "/v1/upload/tus"
-MEDIA_TYPE = "application/offset+octet-stream"
 
 _UID = re.compile(r"[0-9a-f]{32}")
 _ON_ROOT, _ON_UPLOAD = ("OPTIONS", "POST"), ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH")
@@ -208,8 +207,8 @@ class _Exchange:
 
     async def _patch(self, uid: str) -> None:
         kind = (self._fields.get("Content-Type") or "").partition(";")[0].strip().lower()
-        if kind != MEDIA_TYPE:
-            raise MediaTypeRefused(got=kind, expected=MEDIA_TYPE)
+        if kind != tus.MEDIA_TYPE:
+            raise MediaTypeRefused(got=kind, expected=tus.MEDIA_TYPE)
         offset = tus.parse_offset(self._fields.get("Upload-Offset"))
         length = self._fields.get("Upload-Length")
         size = None if length is None else tus.parse_length(length)
@@ -261,10 +260,10 @@ class _Exchange:
     def _has_data(self) -> bool:
         """Whether a creation brings data. Raises `MediaTypeRefused` for a body that is none."""
         kind = (self._fields.get("Content-Type") or "").partition(";")[0].strip().lower()
-        if self._content_length() == 0 or (kind != MEDIA_TYPE and not self._has_body()):
+        if self._content_length() == 0 or (kind != tus.MEDIA_TYPE and not self._has_body()):
             return False
-        if kind != MEDIA_TYPE:
-            raise MediaTypeRefused(got=kind, expected=MEDIA_TYPE)
+        if kind != tus.MEDIA_TYPE:
+            raise MediaTypeRefused(got=kind, expected=tus.MEDIA_TYPE)
         return True
 
     def _has_body(self) -> bool:
