@@ -14,7 +14,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -513,6 +513,46 @@ def test_chunks_belong_to_a_token(serve: Callable[..., Any]) -> None:
         upload_of(as_query(one, chunk_of(b"0", number=0, count=2, size=2, uid=uid)))
         assert got(one, uid).content == b"01"
         assert got(two, uid).status_code == 404
+
+
+FUNCTION = """
+import forebay
+from forebay import ChunkRequest, ChunkResponse, IncomingMessage
+
+bay = forebay.open("{folder}")
+
+
+@bay.expose
+def put(chunk: ChunkRequest, message: IncomingMessage) -> ChunkResponse:
+    if chunk.fileName.startswith("x"):
+        raise forebay.RequestError("no x")
+    return bay.uploads.handle_chunk_request(message, chunk)
+"""
+
+
+def test_a_function_that_takes_chunks(serve: Callable[..., Any], tmp_path: Path) -> None:
+    """It looks first; what it hands over belongs to the token that called it, in later chunks and in any protocol."""
+    (tmp_path / "functions.py").write_text(FUNCTION.format(folder=tmp_path / "served"))
+    served = serve("--functions", str(tmp_path / "functions.py"))
+    clients = {}
+    with ExitStack() as stack:
+        for name in ("one", "two"):
+            argv = [sys.executable, "-m", "forebay", "token", "add", name, "--scope", "read,write,call", "--json"]
+            made = subprocess.run([*argv, "--data", str(served.folder)], capture_output=True, text=True, check=True)
+            fields = {"Authorization": f"Bearer {json.loads(made.stdout)['secret']}"}
+            client = httpx.Client(base_url=served.url, headers=fields, timeout=60, trust_env=False)
+            clients[name] = stack.enter_context(client)
+
+        def call(name: str, **fields: Any) -> httpx.Response:
+            chunk = {"chunkCount": 2, "chunkNumber": 0, "content": "ab", "fileName": "a", "totalSize": 4} | fields
+            return clients[name].post("/v1/call/put", json={"chunk": {"uploadUid": "", **chunk}})
+
+        assert "no x" in call("one", fileName="x").text
+        uid = call("one").json()["uploadUid"]
+        assert call("two", chunkNumber=1, uploadUid=uid).status_code == 404
+        assert call("one", chunkNumber=1, uploadUid=uid, content="cd").json() == {"uploadUid": uid}
+        assert got(clients["one"], uid).content == b"abcd"
+        assert got(clients["two"], uid).status_code == 404
 
 
 def test_pages_of_other_sites_are_refused(client: httpx.Client) -> None:

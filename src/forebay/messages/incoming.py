@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES = 64 << 20
 """The largest body that is taken in whole; `IncomingMessage.stream` takes any."""
 
+OWNER = "forebay.owner"
+"""Where, in a scope, a server says whose token came with a message."""
+
 # Of what Pillow reads, what people send. EPS would start Ghostscript, and others are read by nobody else.
 _PICTURES = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "JPEG2000")
 _CHARSET = re.compile(r';[ \t]*charset[ \t]*=[ \t]*"?([A-Za-z0-9._:-]+)', re.IGNORECASE)
@@ -99,7 +102,7 @@ class IncomingMessage:
     a bound, `BodyTooSlow`, and `ClientGone` when it breaks off.
     """
 
-    __slots__ = ("_body", "_headers", "_loop", "_query", "_remote_address", "_url", "_verb")
+    __slots__ = ("_body", "_headers", "_loop", "_owner", "_query", "_remote_address", "_url", "_verb")
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class IncomingMessage:
         self._verb, self._url, self._headers = verb.upper(), url, Headers(pairs)
         self._query = Query(_split(url)[1])
         self._remote_address = remote_address
+        self._owner: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._body = Arrival(None, max_bytes=MAX_BODY_BYTES, kept=body)
 
@@ -131,6 +135,7 @@ class IncomingMessage:
         client = scope.get("client")
         message = cls(scope["method"], _url_of(scope, headers), headers=headers)
         message._remote_address = client[0] if client else None
+        message._owner = scope.get(OWNER)
         message._loop = loop or asyncio.get_running_loop()
         message._body = Arrival(Receiving.of(scope, receive), max_bytes=max_bytes)
         return message
@@ -167,6 +172,11 @@ class IncomingMessage:
     def remote_address(self) -> str | None:
         """Who the connection is from: the client, or a proxy before us."""
         return self._remote_address
+
+    @property
+    def owner(self) -> str | None:
+        """The id of the token that came with it, by which uploads are told apart; None: there was none."""
+        return self._owner
 
     # --- its body --------------------------------------------------------------------------------------
 

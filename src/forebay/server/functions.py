@@ -37,7 +37,7 @@ from forebay.functions.invoke import Threads, invoke, send_answer
 from forebay.functions.registry import CALL_PATH, Exposed
 from forebay.messages.asgi import Disconnected, Field, Message, Receive, Receiving, Scope, Send
 from forebay.messages.buffered import BufferedServerResponse
-from forebay.messages.incoming import IncomingMessage
+from forebay.messages.incoming import OWNER, IncomingMessage
 from forebay.messages.outflow import Reader
 from forebay.messages.outgoing import OutgoingMessage
 from forebay.messages.sinks import AsgiSink
@@ -248,7 +248,7 @@ class _Call:
         return BufferedServerResponse(sink)
 
     async def _message(self) -> IncomingMessage:
-        scope = self._scope.get("forebay.outer", self._scope)
+        scope = {**self._scope.get("forebay.outer", self._scope), OWNER: self._granted.owner}
         message = IncomingMessage.from_asgi(scope, self._body, loop=asyncio.get_running_loop())
         self._held.callback(message.close)
         # A coroutine cannot wait in a getter; a thread can, but a body that is here already costs it nothing.
