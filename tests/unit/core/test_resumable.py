@@ -9,8 +9,18 @@ import hashlib
 import pytest
 
 from forebay.core.fields import Fields
-from forebay.core.resumable import CURRENT, VERSIONS, interop_of, limit_fields, read, read_digests, state_fields
-from forebay.errors import UploadFieldInvalid
+from forebay.core.resumable import (
+    CURRENT,
+    VERSIONS,
+    interop_of,
+    limit_fields,
+    problem_members,
+    read,
+    read_digests,
+    state_fields,
+    whole_length,
+)
+from forebay.errors import LengthMismatch, OffsetMismatch, UnknownUpload, UploadFieldInvalid, UploadFinished
 
 EVERY = pytest.mark.parametrize("version", sorted(VERSIONS))
 
@@ -92,9 +102,60 @@ def test_9530_digests_are_read_by_their_registered_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["sha-256", "sha-256=:", "sha-256=::", "sha-256=:AAAA:", "sha-256=AAAA", "=", "sha-256=:A:, "]
+    "field",
+    ["sha-256", "sha-256=:", "sha-256=::", "sha-256=:AAAA:", "sha-256=AAAA", "=", "sha-256=:A:, ", "sha-256=:A:"],
 )
 def test_9530_a_digest_that_cannot_be_is_refused(field: str) -> None:
     """Ignoring it would leave unverified what its sender believes to be verified."""
     with pytest.raises(UploadFieldInvalid):
         read_digests(Fields([("Content-Digest", field)]), "Content-Digest")
+
+
+@pytest.mark.parametrize(
+    ("known", "offset", "content_length", "is_last", "length"),
+    [
+        ((None, None), 0, None, False, None),
+        ((None, None), 5, 10, False, None),
+        ((None, None), 5, None, True, None),
+        ((None, None), 5, 10, True, 15),
+        ((None, 15), 5, 10, True, 15),
+        ((15, 15), 5, 10, False, 15),
+        ((15, None), 5, None, True, 15),
+        ((0, None), 0, 0, True, 0),
+    ],
+)
+def test_2_3_the_length_of_the_whole(
+    known: tuple[int | None, ...], offset: int, content_length: int | None, is_last: bool, length: int | None
+) -> None:
+    """What was said before, what Upload-Length says, and where the last content ends."""
+    assert whole_length(*known, offset=offset, content_length=content_length, is_last=is_last) == length
+
+
+@pytest.mark.parametrize(
+    ("known", "offset", "content_length", "is_last"),
+    [
+        ((15, 16), 0, None, False),
+        ((15,), 5, 9, True),
+        ((15,), 5, 11, True),
+        ((15,), 5, 11, False),
+        ((0,), 0, 1, False),
+    ],
+)
+def test_2_3_lengths_that_differ(
+    known: tuple[int, ...], offset: int, content_length: int | None, is_last: bool
+) -> None:
+    """Two of them, or content beyond it."""
+    with pytest.raises(LengthMismatch):
+        whole_length(*known, offset=offset, content_length=content_length, is_last=is_last)
+
+
+def test_6_problems_have_the_types_of_the_draft() -> None:
+    """Three of them; other errors are what they are everywhere."""
+    base = "https://iana.org/assignments/http-problem-types#"
+    mismatch = problem_members(OffsetMismatch(expected=5, got=7))
+    assert (mismatch["type"], mismatch["expected-offset"], mismatch["provided-offset"]) == (
+        base + "mismatching-upload-offset", 5, 7,
+    )  # fmt: skip
+    assert problem_members(LengthMismatch(expected="5", got=7))["type"] == base + "inconsistent-upload-length"
+    assert problem_members(UploadFinished("x"))["type"] == base + "completed-upload"
+    assert problem_members(UnknownUpload("x")) == {}
