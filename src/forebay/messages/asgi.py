@@ -48,9 +48,10 @@ class Receiving:
         return shared
 
     def close(self) -> None:
-        """Wait for nothing any more."""
-        if self._arriving is not None:
+        """Wait for nothing any more. Who asks after that, such as what answers instead, begins anew."""
+        if self._arriving is not None and not self._arriving.done():
             self._arriving.cancel()
+            self._arriving = None
 
     async def __call__(self) -> Message:
         """The next event of the body, or the disconnect, then always."""

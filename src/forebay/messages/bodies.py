@@ -6,8 +6,9 @@ import dataclasses
 import io
 import mimetypes
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -43,10 +44,12 @@ class PathBody:
 
 @dataclass(frozen=True, slots=True)
 class FileBody:
-    """An open file, from where it stood; None: it cannot be read twice."""
+    """An open file, from where it stood; None: it cannot be read twice. It stands in one place: whoever seeks and
+    reads in it holds *turn*."""
 
     file: BinaryIO
     start: int | None
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass(frozen=True, slots=True)

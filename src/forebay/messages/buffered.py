@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import Iterator
 from typing import Protocol
@@ -281,13 +282,14 @@ class BufferedServerResponse:
         recorder = self._sink
         if not isinstance(recorder, Recorder) or not self._finished or recorder.head is None:
             raise StateError("only a finished response that is on no connection can be sent; finish() it first")
+        head, kept = recorder.head, recorder.kept
+        fields = framed(head.status, Headers(head.fields), size=kept.size)
         sink = AsgiSink(scope, receive, send)
-        headers = Headers(recorder.head.fields)
         try:
-            fields = framed(recorder.head.status, headers, size=recorder.kept.size)
-            await sink.aput(Head(recorder.head.status, tuple(fields)))
-            for offset in range(0, recorder.kept.size, PIECE_BYTES):
-                await sink.aput(Data(recorder.kept.read(offset, PIECE_BYTES)))
-            await sink.aput(End())
+            with contextlib.suppress(ClientGone):
+                await sink.aput(Head(head.status, tuple(fields)))
+                for offset in range(0, kept.size, PIECE_BYTES):
+                    await sink.aput(Data(kept.read(offset, PIECE_BYTES)))
+                await sink.aput(End())
         finally:
             sink.close()

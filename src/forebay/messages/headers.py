@@ -107,14 +107,18 @@ class MutableHeaders(Headers):
 
     def give(self, headers: Given) -> None:
         """Set what a caller gave: in place of what was there of these names."""
-        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
         given: set[str] = set()
-        for name, value in pairs:
-            if isinstance(name, str) and name.lower() in given:
-                self.add(name, value)
-            else:
-                self.set(name, value)
-                given.add(name.lower())
+        for name, value in pairs_of(headers):
+            key = str(name).lower()  # of what is no text, `set` tells
+            (self.add if key in given else self.set)(name, value)
+            given.add(key)
+
+
+def pairs_of(headers: Given) -> list[tuple[str, str]]:
+    """The fields that a caller gave, each on its own."""
+    if isinstance(headers, Headers):
+        return headers.items_all()
+    return list(headers.items() if isinstance(headers, Mapping) else headers)
 
 
 def _check(name: object, value: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import io
 import math
 import os
@@ -15,7 +16,7 @@ from forebay.errors import ClientGone, InvalidValue, StateError
 from forebay.messages.arrival import Arrival
 from forebay.messages.asgi import Receive, Receiving, Scope
 from forebay.messages.documents import read_document
-from forebay.messages.headers import Given, Headers
+from forebay.messages.headers import Given, Headers, pairs_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -71,8 +72,7 @@ class UploadedFile:
         self, file: BinaryIO, *, filename: str = "", media_type: str = "", headers: Given | None = None
     ) -> None:
         self.file, self.filename, self.media_type = file, filename, media_type
-        pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
-        self.headers = Headers(pairs)
+        self.headers = Headers(pairs_of(headers or ()))
 
     @property
     def size(self) -> int:
@@ -113,8 +113,7 @@ class IncomingMessage:
         body: bytes = b"",
         remote_address: str | None = None,
     ) -> None:
-        pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
-        self._verb, self._url, self._headers = verb.upper(), url, Headers(pairs)
+        self._verb, self._url, self._headers = verb.upper(), url, Headers(pairs_of(headers or ()))
         self._query = Query(_split(url)[1])
         self._remote_address = remote_address
         self._owner: str | None = None
@@ -276,6 +275,8 @@ class IncomingMessage:
         coroutine = work()
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        except concurrent.futures.CancelledError:  # the exchange is over
+            raise ClientGone from None
         except RuntimeError:  # the loop is closed
             coroutine.close()
             raise ClientGone from None

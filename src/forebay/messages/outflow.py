@@ -78,7 +78,7 @@ class Reader:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._gone: asyncio.Task[None] | None = None
+        self._gone: asyncio.Task[bool] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -94,12 +94,16 @@ class Reader:
         call begins that."""
         if self._gone is None:
             self._gone = asyncio.create_task(self._disconnected())
-        elif self._gone.done():
+        elif self._gone.done() and self._gone.result():
             raise Disconnected
 
-    async def _disconnected(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    async def _disconnected(self) -> bool:
+        try:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        except Exception:
+            return False  # of its body, as when that is too large: the client is there
+        return True
 
 
 @dataclass(slots=True)

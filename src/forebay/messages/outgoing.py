@@ -14,7 +14,7 @@ from urllib.parse import quote
 from forebay.core.cookies import SameSite, format_set_cookie
 from forebay.core.delivery import DEFAULT_MEDIA_TYPE
 from forebay.core.filenames import format_content_disposition
-from forebay.errors import ClientGone, InvalidMessage, StateError
+from forebay.errors import ClientGone, InvalidHeader, InvalidMessage, StateError
 from forebay.messages.asgi import Receive, Scope, Send
 from forebay.messages.bodies import (
     JSON_TYPE,
@@ -40,7 +40,7 @@ from forebay.messages.wholes import Held, Opened, Representation, open_regular, 
 _REDIRECTS = (301, 302, 303, 307, 308)
 # What stands in a URI reference as it is (RFC 3986), and what is percent-encoded already.
 _URI = "!#$%&'()*+,/:;=?@[]~"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_NO_CHARACTER = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 Deliver = Callable[[Scope, Receive, Send, "OutgoingMessage"], Awaitable[None]]
 
@@ -166,8 +166,10 @@ class OutgoingMessage:
         if not isinstance(url, str):
             raise TypeError(f"a URL is a str, not {type(url).__name__}")
         # What no URI has is encoded; but what is no character is refused: no URL has it by mistake.
-        safe = "".join(one if _CONTROL.match(one) else quote(one, safe=_URI) for one in url.strip(" "))
-        return cls(status=status, headers={"Location": safe})
+        if (wrong := _NO_CHARACTER.search(url)) is not None:
+            got = f"U+{ord(wrong[0]):04X} at position {wrong.start()}"
+            raise InvalidHeader("header field Location", expected="a URL without control characters", got=got)
+        return cls(status=status, headers={"Location": quote(url.strip(" "), safe=_URI)})
 
     @classmethod
     def not_modified(cls, *, headers: Given | None = None) -> Self:
@@ -227,8 +229,8 @@ class OutgoingMessage:
                         modified_s=known.st_mtime,
                     )
                     await send_whole(scope, receive, send, what)
-            case FileBody(file, start) if start is not None:
-                source = Opened(file, start, pool)
+            case FileBody(file, start, turn) if start is not None:
+                source = Opened(file, start, turn, pool)
                 what = Representation(source, await source.size(), self._status, self._headers)
                 await send_whole(scope, receive, send, what)
             case FileBody(file):

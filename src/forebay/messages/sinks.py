@@ -115,7 +115,8 @@ class AsgiSink:
         self._loop = loop or asyncio.get_running_loop()
         self._receiving = Receiving.of(scope, receive)
         self._own = None if self._receiving is receive else self._receiving
-        self._gone: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._gone = False
         self._waits: set[asyncio.Timeout] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._closed = False
@@ -180,8 +181,8 @@ class AsgiSink:
     def close(self) -> None:
         """See `Sink.close`. In the event loop."""
         self._closed = True
-        if self._gone is not None:
-            self._gone.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         if self._own is not None:
             self._own.close()
         if self._held is not None:
@@ -195,9 +196,9 @@ class AsgiSink:
     async def there(self, *, limit_s: float | None = None) -> AsyncIterator[None]:
         """While the client is there: what is done meanwhile is cancelled when it goes, or after *limit_s*, and
         `ClientGone` raised."""
-        if self._gone is None:
-            self._gone = self._loop.create_task(self._receiving_gone())
-        if self._gone.done():
+        if self._watch is None:
+            self._watch = self._loop.create_task(self._watching())
+        if self._gone:
             raise ClientGone
         try:
             async with asyncio.timeout(limit_s) as limit:
@@ -211,8 +212,12 @@ class AsgiSink:
                 raise ClientGone from None
             raise
 
-    async def _receiving_gone(self) -> None:
-        await self._receiving.gone()
+    async def _watching(self) -> None:
+        try:
+            await self._receiving.gone()
+        except Exception:
+            return  # of its body, as when that is too large: whoever reads it is told, and the client is there
+        self._gone = True
         for limit in self._waits:
             limit.reschedule(self._loop.time())
 
@@ -236,6 +241,8 @@ class AsgiSink:
     async def _body(self, data: bytes, *, last: bool) -> None:
         if not self._carries:
             data = b""
+            async with self.there():
+                await _turn()
         self._sent += len(data)
         if self._length is not None and (self._sent > self._length or (last and self._sent < self._length)):
             raise StateError(f"expected a body of Content-Length: {self._length} bytes, got {self._sent}")
@@ -243,7 +250,8 @@ class AsgiSink:
             await self._pieces(data, last=last)
             return
         head, body = self._held
-        await asyncio.to_thread(body.append, data)
+        async with self.there():
+            await asyncio.to_thread(body.append, data)
         if last:
             await self._event(_start(Head(head.status, (*head.fields, ("Content-Length", str(body.size))))))
             for offset in range(0, body.size, PIECE_BYTES):
@@ -263,6 +271,13 @@ class AsgiSink:
     async def _event(self, event: dict[str, object]) -> None:
         async with self.there(limit_s=outflow.STALL_S):
             await self._send(event)
+            if event.get("more_body"):
+                await _turn()
+
+
+async def _turn() -> None:
+    """Let others run: to a client that has gone, a server's `send` returns at once, and nobody would notice."""
+    await asyncio.sleep(0)
 
 
 def _start(head: Head) -> dict[str, object]:

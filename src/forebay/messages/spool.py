@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import tempfile
@@ -53,8 +54,11 @@ class Spool:
 
     def read(self, offset: int, size: int) -> bytes:
         """At most *size* bytes from *offset* on."""
-        self._file.seek(offset)
-        return self._file.read(max(min(size, self.size - offset), 0))
+        try:
+            self._file.seek(offset)  # writes what is still to be written
+            return self._file.read(max(min(size, self.size - offset), 0))
+        except OSError as error:
+            raise _failed(error) from error
 
     def truncate(self, size: int) -> None:
         """End at *size*; where that is behind the end, with zeros."""
@@ -62,7 +66,10 @@ class Spool:
             if size > 0:
                 self.write(size - 1, b"\0")
             return
-        self._file.truncate(size)
+        try:
+            self._file.truncate(size)
+        except OSError as error:
+            raise _failed(error) from error
         self.size = size
 
     def clear(self) -> None:
@@ -74,7 +81,8 @@ class Spool:
 
     def close(self) -> None:
         """Give back its space."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written is not wanted any more
+            self._file.close()
         if self._end is not None:
             self._end.detach()
             self._end = None

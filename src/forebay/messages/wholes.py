@@ -40,11 +40,11 @@ class Held:
 
 
 class Opened:
-    """A source of an open, seekable file, from *start* on. Whoever else reads it loses its place."""
+    """A source of an open, seekable file, from *start* on; several of one *turn* may read it at once. Whoever else
+    reads it loses its place."""
 
-    def __init__(self, file: BinaryIO, start: int, pool: Executor | None) -> None:
-        self._file, self._start, self._pool = file, start, pool
-        self._turn = threading.Lock()
+    def __init__(self, file: BinaryIO, start: int, turn: threading.Lock, pool: Executor | None) -> None:
+        self._file, self._start, self._turn, self._pool = file, start, turn, pool
 
     async def size(self) -> int:
         """How many bytes it has."""

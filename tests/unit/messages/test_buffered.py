@@ -339,6 +339,36 @@ def test_a_finished_one_can_be_sent_by_any_server() -> None:
         response.send_error(500, "too late")
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("http_version", ["1.0", "1.1"])
+def test_who_has_gone_is_noticed_though_nothing_is_sent(method: str, http_version: str) -> None:
+    """Neither to HEAD nor, before its end, to HTTP/1.0: what is written for nobody has an end."""
+
+    async def scenario() -> None:
+        exchange = Exchange(method, http_version=http_version)
+        response = BufferedServerResponse(AsgiSink(exchange.scope, exchange.receive, exchange.send))
+        response.write("a")
+        await response.aflush()
+        exchange.leave()
+        with pytest.raises(ClientGone):
+            for _ in range(100):
+                response.write("a")
+                await response.aflush()
+        response.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_leaves_a_recorded_one_is_no_error() -> None:
+    """As with every other message."""
+    response = BufferedServerResponse()
+    response.write(bytes(3_000_000))
+    response.finish()
+    exchange = ask(response, takes=3)
+    assert len(exchange.body) < 3_000_000
+    assert exchange.events[-1]["more_body"]
+
+
 def test_one_that_is_not_finished_cannot_be_sent() -> None:
     """Nor one that is sent already."""
     with pytest.raises(StateError):
@@ -366,6 +396,32 @@ def test_a_disk_that_fails_is_an_error_of_the_storage(
     response = BufferedServerResponse()
     with pytest.raises(kind):
         response.write(b"x" * (1 << 21))
+
+
+def test_a_disk_that_fails_late_leaves_room_for_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files write behind: it fails when something else is asked of them, such as to close."""
+
+    class Late(io.BytesIO):
+        full = False
+
+        def seek(self, offset: int, whence: int = 0, /) -> int:
+            if self.full:
+                raise OSError(errno.ENOSPC, "on purpose")
+            return super().seek(offset, whence)
+
+        def close(self) -> None:
+            super().close()
+            if self.full:
+                raise OSError(errno.ENOSPC, "on purpose")
+
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", Late)
+    response = BufferedServerResponse()
+    response.write(b"x" * (1 << 21))
+    Late.full = True
+    with pytest.raises(DiskFull):
+        response.data()
+    response.send_error(507, "full")
+    assert response.body() == b"full"
 
 
 def test_who_does_not_read_its_body_is_seen_to_go() -> None:

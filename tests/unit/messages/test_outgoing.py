@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import io
@@ -21,9 +22,9 @@ import pydantic
 import pytest
 from matplotlib.figure import Figure
 
-from asgi import ask
+from asgi import Exchange, ask
 from forebay import Image, OutgoingMessage, Response
-from forebay.errors import InvalidHeader, InvalidMessage, StateError, UnsupportedBody
+from forebay.errors import BodyTooLarge, InvalidHeader, InvalidMessage, StateError, UnsupportedBody
 from forebay.messages.pictures import picture_type
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -255,6 +256,19 @@ def test_an_open_file_is_sent_from_where_it_stands(rows: Path) -> None:
             ask(message)
 
 
+def test_a_file_is_sent_to_several_at_once(tmp_path: Path) -> None:
+    """Each gets all of it, though it stands in one place."""
+    data = os.urandom(1_500_000)
+    (tmp_path / "f").write_bytes(data)
+    with (tmp_path / "f").open("rb") as file:
+        message = OutgoingMessage(file)
+
+        async def scenario() -> list[Exchange]:
+            return await asyncio.gather(*(Exchange().ask(message) for _ in range(8)))
+
+        assert all(exchange.body == data for exchange in asyncio.run(scenario()))
+
+
 def test_a_file_that_cannot_seek_is_sent_once() -> None:
     """A pipe."""
     read, write = os.pipe()
@@ -374,6 +388,62 @@ def test_a_client_that_goes_has_what_is_made_for_it_closed(asynchronously: bool)
     assert closed.wait(30)
 
 
+def test_who_has_gone_is_noticed_though_nobody_waits() -> None:
+    """What makes pieces without waiting, for a server whose `send` does not wait either, has an end."""
+
+    async def scenario() -> None:
+        exchange = Exchange()
+
+        async def send(event: Any) -> None:
+            exchange.events.append(event)
+            if len(exchange.events) == 5:
+                exchange.leave()
+
+        async def endless() -> AsyncIterator[bytes]:
+            while len(exchange.events) < 1000:
+                yield b"a"
+
+        await OutgoingMessage(endless())(exchange.scope, exchange.receive, send)
+        assert len(exchange.events) < 20
+
+    asyncio.run(scenario())
+
+
+def test_another_answer_is_sent_instead_of_one_that_failed() -> None:
+    """As an exception handler does, in the same exchange."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with pytest.raises(RuntimeError, match="at once"):
+            await OutgoingMessage(slowly_failing())(scope, receive, send)
+        await OutgoingMessage(iter(["instead"]))(scope, receive, send)
+
+    assert ask(app).body == b"instead"
+
+
+async def slowly_failing() -> AsyncIterator[bytes]:
+    """Nothing; the client is waited for meanwhile."""
+    await asyncio.sleep(0.01)
+    raise RuntimeError("at once")
+    yield b""
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"), [(asynchronous(["a", "b"]), b"ab"), (io.BytesIO(bytes(3_000_000)), bytes(3_000_000))]
+)
+def test_a_body_that_cannot_be_taken_in_does_not_end_its_answer(body: Any, sent: bytes) -> None:
+    """A server may refuse a body that is too large, to whoever reads it; the client is there all the same."""
+
+    async def receive() -> Any:
+        raise BodyTooLarge(limit_bytes=1)
+
+    async def scenario() -> bytes:
+        exchange = Exchange()
+        await OutgoingMessage(body)(exchange.scope, receive, exchange.send)
+        return exchange.body
+
+    assert asyncio.run(scenario()) == sent
+
+
 def test_closing_closes_an_iterator() -> None:
     """Of a message that is not sent after all."""
     made = synchronous([1])
@@ -483,6 +553,14 @@ def test_a_length_of_its_own_must_be_that_of_the_body() -> None:
         OutgoingMessage(headers={"Content-Length": "0"}).add_header("content-length", "0")
 
 
+def test_fields_of_another_message_stay_apart() -> None:
+    """Two cookies are two fields, which no comma joins."""
+    first = OutgoingMessage()
+    first.set_cookie("a", "1")
+    first.set_cookie("b", "2")
+    assert OutgoingMessage(headers=first.headers).headers.items_all() == first.headers.items_all()
+
+
 def test_cookies_are_added() -> None:
     """As many as are set; out of reach of scripts and of other sites, unless somebody says so."""
     message = OutgoingMessage()
@@ -510,7 +588,7 @@ def test_redirects_lead_to_uris() -> None:
     message = OutgoingMessage.redirect("https://h/ä b?x=%20#y", 308)
     assert (message.status, message.headers["Location"]) == (308, "https://h/%C3%A4%20b?x=%20#y")
     assert OutgoingMessage.redirect("/a").status == 303
-    for url in ("/a\r\nb", "/\ud800"):
+    for url in ("/a\r\nb", "/a\tb", "/\ud800"):
         with pytest.raises(InvalidHeader):
             OutgoingMessage.redirect(url)
     with pytest.raises(InvalidMessage):
