@@ -124,6 +124,7 @@ def test_an_address_that_others_reach_needs_a_token(serve: Serve, tmp_path: Path
         (("--host", "203.0.113.1", "--insecure"), "203.0.113.1"),
         (("--host", "no such host"), "host"),
         (("--allow-host", "a b"), "allow_hosts"),
+        (("--allow-origin", "app.example.org"), "allow_origins"),
         (("--tls-cert", "missing.pem", "--tls-key", "missing.pem"), "tls_cert"),
         (("--tls-cert", "only.pem"), "tls_key"),
         (("--allow-network", "10.0.0.0/99"), "10.0.0.0/99"),
