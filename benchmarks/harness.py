@@ -108,13 +108,17 @@ def need(*programs: str) -> None:
 
 
 @contextmanager
-def nginx(root: Path, *, hosts: Sequence[str] = ("127.0.0.1",)) -> Iterator[str]:
-    """nginx with sendfile on loopback, serving *root* on one port of all *hosts*; gives the first one's URL."""
+def nginx(root: Path, *, hosts: Sequence[str] = ("127.0.0.1",), takes: bool = False) -> Iterator[str]:
+    """nginx with sendfile on loopback, serving *root* on one port of all *hosts*; gives the first one's URL. If it
+    *takes*, files are put there as well, with its DAV module, which Debian's nginx-light has."""
     need("nginx")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     listen = " ".join(f"listen {host}:{port};" for host in hosts)
+    if takes:  # the temporary file beside its place: then it is renamed, not copied
+        (root / "coming").mkdir()
+        listen += f" dav_methods PUT; client_max_body_size 0; client_body_temp_path {root}/coming;"
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "nginx.conf"
         config.write_text(

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness import Contest, Run, check, need, nginx, process, random_file, sha256_of
-from servers import Server, api, forebay_server
+from servers import Server, api, api_memory_mib, forebay_server
 
 SERVERS_CORE, LOAD_CORE = 0, 1
 # What a run of wrk is counted in: the time for so many.
@@ -95,27 +95,6 @@ class Stored:
         process(["curl", "-s", "-f", "-o", str(out), url])
         check(sha256_of(out), self.digest, url)
         out.unlink()
-
-
-def api_memory_mib(server: Server) -> tuple[float, float]:
-    """Resident memory of the server's API processes together: now, and at most ever."""
-    now = most = 0.0
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            text = status.read_text()
-            parent = re.search(r"^PPid:\s+(\d+)", text, re.MULTILINE)
-            if parent is None or int(parent[1]) not in server.pids:
-                continue
-            if b"spawn_main" in (status.parent / "cmdline").read_bytes():
-                now += _kib(text, "VmRSS") / 1024
-                most += _kib(text, "VmHWM") / 1024
-    return now, most
-
-
-def _kib(status: str, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
-    assert found is not None
-    return int(found[1])
 
 
 def main() -> None:

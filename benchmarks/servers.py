@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -32,6 +33,59 @@ start_buffy_server(env_vars={
 """
 
 
+_TUS_NODE = ("@tus/server@2.4.5", "@tus/file-store@2.1.1")
+_TUS_NODE_SERVER = """
+import { createHash } from "node:crypto"
+import { createServer } from "node:http"
+import { Transform } from "node:stream"
+import { FileStore } from "@tus/file-store"
+import { Server } from "@tus/server"
+
+const [directory, port] = process.argv.slice(2)
+const hashes = new Map()
+
+class HashingStore extends FileStore {
+  write(readable, id, offset) {
+    if (!hashes.has(id)) hashes.set(id, createHash("sha256"))
+    const hash = hashes.get(id)
+    const hashing = new Transform({ transform(chunk, _, done) { hash.update(chunk); done(null, chunk) } })
+    readable.on("error", (error) => hashing.destroy(error))
+    return super.write(readable.pipe(hashing), id, offset)
+  }
+}
+
+const server = new Server({
+  path: "/files",
+  datastore: new HashingStore({ directory }),
+  onUploadFinish: async (_, upload) => {
+    const digest = hashes.get(upload.id).digest("hex")
+    hashes.delete(upload.id)
+    return { headers: { "X-SHA256": digest } }
+  },
+})
+createServer(server.handle.bind(server)).listen(Number(port), "127.0.0.1")
+"""
+
+_TUSPY = ("tuspyserver==4.4.3", "uvicorn==0.54.0")
+_TUSPY_SERVER = """
+import hashlib, sys
+import uvicorn
+from fastapi import FastAPI
+from tuspyserver import create_tus_router
+
+def hashed(path, metadata):
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with open(f"{path}.sha256", "w") as out:
+        out.write(digest)
+
+folder, port = sys.argv[1:]
+app = FastAPI()
+app.include_router(create_tus_router(prefix="files", files_dir=folder, on_upload_complete=hashed))
+uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning")
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A server that runs: where it listens, and the processes that belong to it."""
@@ -56,6 +110,32 @@ class Server:
                 with suppress(FileNotFoundError, ProcessLookupError):
                     total += int(thread.read_text().split()[0])
         return total / 1e9
+
+
+def api_memory_mib(server: Server) -> tuple[float, float]:
+    """Resident memory of the API processes of a server of ours together: now, and at most ever."""
+    now = most = 0.0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            text = status.read_text()
+            parent = re.search(r"^PPid:\s+(\d+)", text, re.MULTILINE)
+            if parent is None or int(parent[1]) not in server.pids:
+                continue
+            if b"spawn_main" in (status.parent / "cmdline").read_bytes():
+                now += _kib(text, "VmRSS") / 1024
+                most += _kib(text, "VmHWM") / 1024
+    return now, most
+
+
+def peak_memory_mib(server: Server) -> float:
+    """Resident memory of a server of one process, at most ever."""
+    return _kib(Path(f"/proc/{server.pids[0]}/status").read_text(), "VmHWM") / 1024
+
+
+def _kib(status: str, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1])
 
 
 def free_port() -> int:
@@ -101,6 +181,49 @@ def forebay_server(folder: Path, *options: str) -> Iterator[Server]:
     argv += ["--allow-network", "127.0.0.0/8", *options]
     with running(argv, port=port, log=folder / "log") as pid:
         yield Server(f"http://127.0.0.1:{port}", (pid,))
+
+
+@contextmanager
+def tus_node_server(folder: Path, modules: Path) -> Iterator[Server]:
+    """@tus/server with its file store, which hashes what passes as ours does; it does not sync."""
+    folder.mkdir()
+    port, script = free_port(), modules / "server.mjs"
+    script.write_text(_TUS_NODE_SERVER)
+    argv = ["node", str(script), str(folder / "data"), str(port)]
+    with running(argv, port=port, log=folder / "log") as pid:
+        yield Server(f"http://127.0.0.1:{port}/files/", (pid,))
+
+
+@contextmanager
+def tuspy_server(folder: Path, python: str) -> Iterator[Server]:
+    """tuspyserver on uvicorn, which hashes what is whole in the hook that it has for that; it does not sync."""
+    folder.mkdir()
+    port = free_port()
+    argv = [python, "-c", _TUSPY_SERVER, str(folder / "data"), str(port)]
+    with running(argv, port=port, log=folder / "log") as pid:
+        yield Server(f"http://127.0.0.1:{port}/files/", (pid,))
+
+
+def tus_node_modules(folder: Path) -> Path:
+    """A folder with @tus/server in it: what FOREBAY_TUS_MODULES names, else *folder*, filled from npm."""
+    named = os.environ.get("FOREBAY_TUS_MODULES")
+    if named:
+        return Path(named)
+    folder.mkdir()
+    subprocess.run(["npm", "install", "--silent", *_TUS_NODE], cwd=folder, check=True)
+    return folder
+
+
+def tuspy_python(folder: Path) -> str:
+    """An interpreter with tuspyserver: what FOREBAY_TUSPY_PYTHON names, else a virtual environment that is made in
+    *folder*."""
+    named = os.environ.get("FOREBAY_TUSPY_PYTHON")
+    if named:
+        return named
+    python = str(folder / "bin" / "python")
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *_TUSPY], check=True)
+    return python
 
 
 @contextmanager
