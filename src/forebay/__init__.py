@@ -60,7 +60,8 @@ __all__ = [
     "OutgoingMessage", "Progress", "ReCachingStrategy", "RemoteForebay", "RemoteSettings", "Request",
     "RequestCacheConfiguration", "RequestError", "RequestSpec", "Response", "ResponseContentAttributes",
     "ResponseDownloadStats", "Sending", "ServerResponse", "ServerUnreachable", "Settings", "StateError",
-    "StorageError", "StorageUsage", "Upload", "UploadIncomplete", "UploadMismatch", "UploadedFile", "VerifyReport", "aopen", "open",
+    "StorageError", "StorageUsage", "Upload", "UploadIncomplete", "UploadMismatch", "UploadedFile", "VerifyReport",
+    "aopen", "open",
 ]  # fmt: skip
 
 _HOMES = {
