@@ -258,6 +258,16 @@ def test_a_body_that_hardly_comes(hasty: Api) -> None:
     assert 110 <= offset(hasty, place) < 1000
 
 
+def test_nothing_comes_for_what_is_complete(hasty: Api) -> None:
+    """A message to a complete upload that does not say how long it is, and never begins: 408, too."""
+    place = upload(hasty.ask("PUT", CREATION + "x", ("Content-Length", "3"), body=b"abc"))
+    fields = [("Upload-Complete", "?1"), ("Upload-Offset", "3"), PARTIAL, ("Transfer-Encoding", "chunked")]
+    with socket.create_connection(address_of(hasty.served.url), timeout=60) as sock:
+        sock.sendall(request(hasty.served.url, "PATCH", place, fields))
+        assert status_of(sock) == 408
+    assert hasty.get(place).body == b"abc"
+
+
 def test_a_body_that_stops_is_cut_while_others_go_on(hasty: Api) -> None:
     """Twenty connections that say nothing more cost nobody else anything."""
     body = blob(100_000)

@@ -8,10 +8,10 @@ learns where its upload is when it is complete; who wants to resume creates it w
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -46,6 +46,7 @@ from forebay.errors import (
     UploadFinished,
     UploadIncomplete,
     UploadQuota,
+    UploadStalled,
     UploadTooLarge,
 )
 from forebay.messages.asgi import Field, Message, Receive, Scope, Send
@@ -53,7 +54,7 @@ from forebay.models import Upload
 from forebay.server.access import Granted
 from forebay.server.deliver import Delivery
 from forebay.server.problems import SECURITY_FIELDS, send_problem
-from forebay.server.uploaded import send_upload
+from forebay.server.uploaded import describe, send_upload
 from forebay.server.uploading import Intake
 from forebay.uploads.states import UploadState
 
@@ -213,12 +214,21 @@ class _Exchange:
         offset = self._said.offset or 0
         length = self._content_length
         if length is None:
-            length = len((await self._receive()).get("body", b""))
+            length = await self._first_bytes()
         if length:
             raise LengthMismatch(expected=str(state.size), got=offset + length)
         if offset != state.offset or not is_last:
             raise UploadFinished(state.uid)
         await self._send_state(201, state)
+
+    async def _first_bytes(self) -> int:
+        """How many bytes come first of a body whose length is not known."""
+        window_s = self._intake.settings.stall_window_s
+        try:
+            async with asyncio.timeout(window_s):
+                return len((await self._receive()).get("body", b""))
+        except TimeoutError:
+            raise UploadStalled(least_bytes=1, limit_s=window_s) from None
 
     async def _tell(self) -> None:
         self._check_bare()
@@ -327,7 +337,7 @@ class _Exchange:
         body = b""
         if state.is_complete:
             more = (*more, ("Content-Type", "application/json"))
-            body = json.dumps(_document(state), ensure_ascii=False).encode("utf-8", "replace")
+            body = json.dumps(describe(state), ensure_ascii=False).encode("utf-8", "replace")
         await self._send_answer(status, (*self._told(state), *more, ("Cache-Control", "no-store")), body)
 
     async def _send_answer(self, status: int, fields: Pairs = (), body: bytes = b"") -> None:
@@ -364,18 +374,6 @@ class _Exchange:
         with contextlib.suppress(ForebayError):
             return (await self._state()).offset
         return None
-
-
-def _document(state: UploadState) -> dict[str, Any]:
-    """What a person who uploads with curl sees."""
-    expires = None if state.expires is None else datetime.fromtimestamp(state.expires, UTC).isoformat()
-    return {
-        "uploadUid": state.uid,
-        "fileName": state.file_name,
-        "totalSize": state.size,
-        "sha256": state.sha256,
-        "expires": expires,
-    }
 
 
 def _encoded(fields: Pairs | list[tuple[str, str]]) -> list[Field]:

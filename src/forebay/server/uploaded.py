@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from forebay.core.delivery import Content
 from forebay.core.fields import format_http_date
 from forebay.messages.outflow import Reader
@@ -9,6 +11,7 @@ from forebay.models import Upload
 from forebay.server.bodies import Receive, Scope
 from forebay.server.deliver import Delivery
 from forebay.server.problems import Send
+from forebay.uploads.states import UploadState
 
 
 async def send_upload(delivery: Delivery, scope: Scope, receive: Receive, send: Send, upload: Upload) -> None:
@@ -26,3 +29,15 @@ async def send_upload(delivery: Delivery, scope: Scope, receive: Receive, send: 
     )
     with await delivery.basin.run(upload.open) as file, Reader(receive) as reader:
         await delivery.opened(scope, send, reader, content, file)
+
+
+def describe(state: UploadState) -> dict[str, str | int | None]:
+    """What is said of an upload that has just become complete: what a person who sends it with curl sees."""
+    expires = None if state.expires is None else datetime.fromtimestamp(state.expires, UTC).isoformat()
+    return {
+        "uploadUid": state.uid,
+        "fileName": state.file_name,
+        "totalSize": state.size,
+        "sha256": state.sha256,
+        "expires": expires,
+    }
