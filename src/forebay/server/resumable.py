@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 from urllib.parse import quote
 
 from forebay.catalog.tokens import Scope as TokenScope
