@@ -58,7 +58,7 @@ class Advanced:
         self._lock = threading.Lock()
         self._ready: list[bytes] = []
         self._ready_bytes = 0
-        self._text = True
+        self._text: bool | None = None  # what the first piece was
         self._running = self._ended = self._closing = False
         self._error: Exception | None = None
 
@@ -77,7 +77,7 @@ class Advanced:
             if begins:
                 self._start()
             if data:
-                return data, text
+                return data, bool(text)
             if ended:
                 if self._error is not None:
                     raise self._error
@@ -135,7 +135,7 @@ class Advanced:
             first = not self._ready
             self._ready.append(data)
             self._ready_bytes += len(data)
-            self._text = self._text and text
+            self._text = text if self._text is None else self._text
         if first:
             self._tell(self._news)
 

@@ -309,6 +309,8 @@ def synchronous(pieces: list[Any]) -> Iterator[Any]:
         (["a", "ä"], "text/plain; charset=utf-8"),
         ([b"a", memoryview(b"b")], "application/octet-stream"),
         (["", b"", "x" * 1_000_000] * 2, "text/plain; charset=utf-8"),
+        (["a", b"b"], "text/plain; charset=utf-8"),
+        ([b"a", "b"], "application/octet-stream"),
         ([], None),
     ],
 )
