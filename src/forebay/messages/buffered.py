@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from forebay.core.delivery import DEFAULT_MEDIA_TYPE
 from forebay.errors import ClientGone, HeadersAlreadySent, ResponseFinished, StateError
@@ -18,6 +18,9 @@ from forebay.messages.problems import MEDIA_TYPE, document_of, problem_body
 from forebay.messages.sinks import AsgiSink, Data, End, Head, Part, Recorder, Sink
 from forebay.messages.spool import PIECE_BYTES
 from forebay.messages.unsent import Unsent, UnsentFile
+
+if TYPE_CHECKING:
+    from starlette.responses import Response as StarletteResponse
 
 
 class ServerResponse(Protocol):
@@ -276,6 +279,12 @@ class BufferedServerResponse:
             raise StateError("an earlier flush() failed; the answer is broken off") from self._failure
 
     # --- alone -----------------------------------------------------------------------------------------
+
+    def as_response(self) -> StarletteResponse:
+        """A finished one as a Starlette response: FastAPI's path operations make JSON of anything else."""
+        from forebay.messages.frameworks import MessageResponse  # loads Starlette
+
+        return MessageResponse(self, status=self.status_code())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send a finished one that was recorded: an ASGI application. Raises `StateError` for any other."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from datetime import datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from forebay.core.cookies import SameSite, format_set_cookie
@@ -36,6 +36,9 @@ from forebay.messages.sinks import AsgiSink, Data, End, Head
 from forebay.messages.spool import PIECE_BYTES
 from forebay.messages.streams import opened
 from forebay.messages.wholes import Held, Opened, Representation, open_regular, send_whole
+
+if TYPE_CHECKING:
+    from starlette.responses import Response as StarletteResponse
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 # What stands in a URI reference as it is (RFC 3986), and what is percent-encoded already.
@@ -203,6 +206,12 @@ class OutgoingMessage:
             case Streamed(pieces) if hasattr(pieces, "close"):
                 self._spent = True
                 pieces.close()
+
+    def as_response(self) -> StarletteResponse:
+        """The same as a Starlette response: FastAPI's path operations make JSON of anything else."""
+        from forebay.messages.frameworks import MessageResponse  # loads Starlette
+
+        return MessageResponse(self, status=self._status)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it: an ASGI application.
