@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import forebay
+from conftest import Child
 from forebay import Forebay
 from forebay.errors import DiskReserved, FileChanged, ForebayError, InvalidValue, UploadTooLarge
 from forebay.reports import Sending
@@ -139,6 +141,30 @@ def test_ctrl_c_leaves_nothing(bay: Forebay, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         bay.put(tmp_path / "a", progress=interrupt)
     assert bay.usage().upload_bytes == 0
+
+
+def test_a_killed_process_leaves_what_expires(
+    make_bay: Callable[..., Forebay], tmp_path: Path, spawn: Callable[..., Child]
+) -> None:
+    """kill -9 in the middle: nothing is published, the same file can be put at once, and the rest goes in a day."""
+    body = put_some(tmp_path / "a", LARGE)
+    child = spawn(
+        "import forebay\n"
+        "def stop(file, sending):\n"
+        "    say(sent=sending.sent_bytes)\n"
+        "    sys.stdin.read()\n"
+        "forebay.open(ask['bay']).put(ask['file'], progress=stop)\n",
+        bay=tmp_path / "bay", file=tmp_path / "a",
+    )  # fmt: skip
+    child.wait_for(lambda said: said)
+    child.kill()
+    bay = make_bay()
+    assert bay.requests() == []
+    response = bay.put(tmp_path / "a")
+    assert bay.usage().upload_bytes > 0
+    bay.uploads.expire(now=time.time() + 2 * 86400)
+    assert bay.usage().upload_bytes == 0
+    assert bay.path(response).read_bytes() == body
 
 
 def test_put_from_an_event_loop(tmp_path: Path) -> None:
