@@ -169,6 +169,24 @@ def late_in_a_thread(response: BufferedServerResponse) -> None:
         notes.append(type(error).__name__)
 
 
+@bay.expose(get=True, time_limit_s=0.2)
+def late_pieces(wait_s: float) -> Iterator[str]:
+    """The same before a first piece."""
+    try:
+        threading.Event().wait(wait_s)
+        yield "too late"
+    finally:
+        notes.append("late pieces ended")
+
+
+@bay.expose(get=True)
+async def cancelled() -> None:
+    """Waits for what it has cancelled."""
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
 @bay.expose(get=True)
 async def waiting(name: str) -> None:
     """Waits until its client goes away."""
@@ -225,6 +243,13 @@ def hold() -> str:
     notes.append("held")
     held.wait(60)
     return "held"
+
+
+@bay.expose(get=True)
+def hold_pieces() -> Iterator[str]:
+    """Takes a thread for a piece until it is let go."""
+    held.wait(60)
+    yield "held"
 
 
 @bay.expose

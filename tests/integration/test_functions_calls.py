@@ -145,6 +145,9 @@ def test_places_of_a_path_fill_parameters(http: httpx.Client) -> None:
     assert http.get("/item/7?utm=x&note=n").json() == {"number": 7, "note": "n"}
     assert http.put("/item/7", json={"note": "n"}).json() == {"number": 7, "note": "n"}
     assert http.put("/item/7", data={"note": "n"}).json() == {"number": 7, "note": "n"}
+    for other in ({"json": {"number": 8}}, {"data": {"number": 8}}, {"params": {"number": 8}}):
+        assert http.put("/item/7", **other).json() == {"number": 7, "note": ""}  # type: ignore[arg-type]
+    assert http.get("/item/7", params={"params": '{"number": 8}'}).json() == {"number": 7, "note": ""}
     assert problem(http.get("/item/x")) == (422, "value_invalid", "number")
 
 
@@ -225,6 +228,13 @@ def test_an_error_tells_nothing_but_an_id_that_the_log_has_too(http: httpx.Clien
     assert "ValueError" not in answer.text
     found = served.wait_to_say(rf"^.*\[{answer.json()['id']}\]$")
     assert "/v1/call/failing: hunter2" in found[0]
+
+
+def test_a_cancellation_of_its_own_is_an_error_like_others(http: httpx.Client, served: Any) -> None:
+    """A coroutine may wait for a task that was cancelled."""
+    answer = http.get("/v1/call/cancelled")
+    assert problem(answer)[:2] == (500, "function_failed")
+    served.wait_to_say(rf"/v1/call/cancelled: the function raised CancelledError \[{answer.json()['id']}\]$")
 
 
 def test_an_error_of_the_callers_is_told(http: httpx.Client) -> None:

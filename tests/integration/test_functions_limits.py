@@ -59,6 +59,12 @@ def test_a_function_that_takes_too_long_is_cancelled(http: httpx.Client) -> None
     wait_for_note(http, "late ended")
 
 
+def test_a_generator_that_takes_too_long_is_given_up(http: httpx.Client) -> None:
+    """As another function; it is closed when its piece is made."""
+    assert code(http.get("/v1/call/late_pieces?wait_s=0.5")) == (504, "function_timeout")
+    wait_for_note(http, "late pieces ended")
+
+
 def test_what_a_thread_writes_too_late_goes_nowhere(http: httpx.Client) -> None:
     """It cannot be stopped, but learns that nobody listens; the connection stays as it was."""
     assert code(http.get("/v1/call/late_in_a_thread")) == (504, "function_timeout")
@@ -110,6 +116,31 @@ def test_beyond_threads_and_queue_calls_are_refused(serve: Any) -> None:
         assert http.post("/v1/call/let_go").status_code == 204
         assert sorted(future.result().status_code for future in holding) == [200] * 3 + [503] * 5
         assert http.get("/v1/call/text").status_code == 200
+
+
+def test_generators_wait_for_threads_as_well(serve: Any) -> None:
+    """Their first pieces do; what goes on is not refused."""
+    env = {"FOREBAY_FUNCTION_THREADS": "2", "FOREBAY_FUNCTION_QUEUE": "1"}
+    served = serve("--functions", str(FUNCTIONS), env=env)
+    with (
+        httpx.Client(base_url=served.url, timeout=60, trust_env=False) as http,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        holding = [pool.submit(http.get, "/v1/call/hold_pieces") for _ in range(8)]
+        refused = [future.result() for future in _first(holding, 5)]
+        assert [code(answer) for answer in refused] == [(503, "functions_busy")] * 5
+        assert http.post("/v1/call/let_go").status_code == 204
+        assert (
+            sorted(future.result().text for future in holding if future.result().status_code == 200) == ["held"] * 3
+        )
+
+
+def test_a_generator_that_never_goes_on_does_not_keep_the_server(serve: Any) -> None:
+    """It ends when it is told to."""
+    served = serve("--functions", str(FUNCTIONS), env={"FOREBAY_DRAIN_S": "600"})
+    with httpx.Client(base_url=served.url, timeout=60, trust_env=False) as http:
+        assert code(http.get("/v1/call/late_pieces?wait_s=900")) == (504, "function_timeout")
+    assert served.stop() == 0
 
 
 def _first(futures: list[Any], count: int) -> list[Any]:

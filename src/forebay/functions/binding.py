@@ -141,31 +141,40 @@ class Binding:
         """Whether some parameter is a file."""
         return any(parameter.takes_files for parameter in self.asked)
 
-    def from_texts(self, given: Mapping[str, Sequence[Text]], *, others: bool = False) -> dict[str, Any]:
-        """The values of a query or a form. *others*: names that are nobody's may be there. Raises `InvalidValue`
-        naming the first one that is wrong."""
+    def from_texts(
+        self,
+        given: Mapping[str, Sequence[Text]],
+        *,
+        others: bool = False,
+        also: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """The values of a query or a form; *also*: of which these are known already, whatever is said there.
+        *others*: names that are nobody's may be there. Raises `InvalidValue` naming the first one that is wrong."""
+        known = also or {}
         texts = given.get(JSON_PARAMETER)
-        if texts and JSON_PARAMETER not in self._names and self.asked:
-            return self._from_json_parameter(texts, alone=len(given) == 1 or others)
+        if texts and JSON_PARAMETER not in self._names and not self._names.keys() <= known.keys():
+            return self._from_json_parameter(texts, alone=len(given) == 1 or others, also=known)
         if not others:
             for name in given:
                 self._check_name(name)
         values = {}
         for parameter in self.asked:
-            found = given.get(parameter.name)
+            found = [known[parameter.name]] if parameter.name in known else given.get(parameter.name)
             if found:
                 values[parameter.name] = parameter.from_texts(found)
             elif parameter.is_required:
                 raise InvalidValue(parameter.name, expected="a value", got=None)
         return values
 
-    def _from_json_parameter(self, texts: Sequence[Text], *, alone: bool) -> dict[str, Any]:
+    def _from_json_parameter(
+        self, texts: Sequence[Text], *, alone: bool, also: Mapping[str, str]
+    ) -> dict[str, Any]:
         if len(texts) > 1 or not isinstance(texts[0], str):
             raise InvalidValue(JSON_PARAMETER, expected="one JSON object or array", got=f"{len(texts)} values")
         if not alone:
             expected = "all parameters in it, or each by its name"
             raise InvalidValue(JSON_PARAMETER, expected=expected, got="both")
-        return self.from_json(texts[0].encode("utf-8"), where=JSON_PARAMETER)
+        return self.from_json(texts[0].encode("utf-8"), where=JSON_PARAMETER, also=also)
 
     def from_json(
         self, document: bytes, *, where: str = "body", also: Mapping[str, str] | None = None

@@ -7,11 +7,12 @@ that was given up counts until it ends, for no thread can be made to.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -28,34 +29,47 @@ Answer = OutgoingMessage | BufferedServerResponse
 _Work = tuple["Future[Any]", Callable[[], Any]]
 
 
-class Threads:
+class Threads(Executor):
     """Worker threads, started when they are needed: *most* at once, and *queue* calls that wait for one.
 
     They are daemons: a function that never ends does not keep the process."""
 
-    def __init__(self, *, most: int, queue: int) -> None:
-        self._most, self._queue = most, queue
+    def __init__(self, *, most: int, queue: int, name: str = "forebay-call") -> None:
+        self._most, self._queue, self._name = most, queue, name
         self._work: SimpleQueue[_Work | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._taken = self._started = 0
+        self._closed = False
 
-    async def run(self, call: Callable[[], Any]) -> Any:
-        """What *call* returns. Raises `FunctionsBusy`. Cancelled while it waits, it is not called."""
+    def check(self) -> None:
+        """Raise `FunctionsBusy` when as many wait as may."""
         with self._lock:
             if self._taken >= self._most + self._queue:
                 raise FunctionsBusy
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have *call* called, however many wait: what has begun goes on. Raises `RuntimeError` when closed."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("these threads are closed")
             self._taken += 1
             if self._started < min(self._taken, self._most):
                 self._started += 1
-                threading.Thread(target=self._serve, name=f"forebay-call-{self._started}", daemon=True).start()
+                threading.Thread(target=self._serve, name=f"{self._name}-{self._started}", daemon=True).start()
         future: Future[Any] = Future()
         future.add_done_callback(self._ended)
-        self._work.put((future, partial(contextvars.copy_context().run, call)))
-        return await asyncio.wrap_future(future)
+        self._work.put((future, partial(call, *args, **kwargs)))
+        return future
+
+    async def run(self, call: Callable[[], Any]) -> Any:
+        """What *call* returns. Raises `FunctionsBusy`. Cancelled while it waits, it is not called."""
+        self.check()
+        return await asyncio.wrap_future(self.submit(contextvars.copy_context().run, call))
 
     def close(self) -> None:
         """Start nothing any more; the threads end as they have nothing to do."""
         with self._lock:
+            self._closed = True
             for _ in range(self._started):
                 self._work.put(None)
 
@@ -90,6 +104,23 @@ def _runtime_error(error: BaseException) -> RuntimeError:
     return told
 
 
+@contextlib.contextmanager
+def _contained() -> Iterator[None]:
+    """Whatever a function raises is an Exception: no SystemExit of it ends the event loop, and a CancelledError
+    that was not meant for the call, such as of a task that it has cancelled itself, is a failure like others."""
+    try:
+        yield
+    except (Exception, GeneratorExit):
+        raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise _runtime_error(error) from error
+    except BaseException as error:
+        raise _runtime_error(error) from error
+
+
 async def invoke(
     exposed: Exposed,
     arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
@@ -101,12 +132,10 @@ async def invoke(
     `FunctionsBusy`; `StateError` for two answers."""
     positional, named = arguments
     call = partial(exposed.call, *positional, **named)
-    try:
+    with _contained():
         result = await threads.run(call) if exposed.kind == "blocking" else call()
         if inspect.isawaitable(result):  # of a coroutine function; or of one in a wrapper that is none
             result = await result
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise _runtime_error(error) from error
     if response is None:
         return answer_of(result)
     if result is None:
@@ -141,6 +170,9 @@ def answer_of(result: object) -> Answer:
 async def send_answer(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
     """Send *answer*, and give back what it holds."""
     try:
-        await answer(scope, receive, send)
+        with _contained():
+            await answer(scope, receive, send)
     finally:
-        answer.close()
+        # Sending closes what is iterated over, in the thread that is in it: here that would fail, or block.
+        if not isinstance(answer, OutgoingMessage) or hasattr(answer.body, "read"):
+            answer.close()

@@ -15,7 +15,8 @@ from forebay.errors import InvalidValue, MethodRefused
 from forebay.functions.binding import Binding, bind
 
 Kind = Literal["coroutine", "blocking", "lazy"]
-"""Awaited on the loop; called in a worker thread; a generator, whose call does nothing yet."""
+"""Run on the loop, as asynchronous generators are; called in a worker thread; a generator, whose call does nothing
+yet, and whose pieces are made in worker threads."""
 
 CALL_PATH = "/v1/call/"
 """Where exposed functions are; their names follow."""
@@ -203,6 +204,6 @@ def _kind(call: Callable[..., Any]) -> Kind:
         inner = inner.func
     if not inspect.isroutine(inner):
         inner = type(inner).__call__
-    if inspect.iscoroutinefunction(inner):
+    if inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner):
         return "coroutine"
-    return "lazy" if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner) else "blocking"
+    return "lazy" if inspect.isgeneratorfunction(inner) else "blocking"

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, assert_never
 from urllib.parse import quote
@@ -32,7 +31,7 @@ from forebay.errors import (
     StorageError,
     UnknownFunction,
 )
-from forebay.functions.binding import Supplied, Text
+from forebay.functions.binding import Supplied
 from forebay.functions.invoke import Threads, invoke, send_answer
 from forebay.functions.registry import CALL_PATH, Exposed
 from forebay.messages.asgi import Disconnected, Field, Message, Receive, Receiving, Scope, Send
@@ -79,12 +78,14 @@ class Calls:
         self.registry = basin.bay.functions
         self.threads = Threads(most=self.settings.function_threads, queue=self.settings.function_queue)
         # Of its own: iterators take a thread for a piece, and each stream has to get its turn.
-        self.pieces = ThreadPoolExecutor(self.settings.function_threads, "forebay-pieces")
+        self.pieces = Threads(
+            most=self.settings.function_threads, queue=self.settings.function_queue, name="forebay-pieces"
+        )
 
     def close(self) -> None:
         """Take no calls any more."""
         self.threads.close()
-        self.pieces.shutdown(wait=False, cancel_futures=True)
+        self.pieces.close()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, *, check: Check) -> bool:
         """Answer one ASGI request; False: no function is for it. *check*: what whoever asks may do."""
@@ -172,7 +173,7 @@ class _Call:
         try:
             with self._held:
                 values = await self._values()
-                await self._bounded(values)
+                await self._timed(values)
         except (ClientGone, Disconnected):
             raise Disconnected from None
         except Exception as error:
@@ -183,7 +184,7 @@ class _Call:
             self._way.closed = True
             self._receiving.close()
 
-    async def _bounded(self, values: dict[str, Any]) -> None:
+    async def _timed(self, values: dict[str, Any]) -> None:
         settings, loop = self._calls.settings, asyncio.get_running_loop()
         limit_s = self._exposed.time_limit_s or settings.function_time_limit_s
         watching = loop.call_later(_WATCH_AFTER_S, self._watch)
@@ -220,6 +221,8 @@ class _Call:
 
     async def _invoke(self, values: dict[str, Any]) -> None:
         binding = self._exposed.binding
+        if self._exposed.kind == "lazy":
+            self._calls.pieces.check()  # to be called takes no thread, but each piece does
         response = self._response() if binding.takes_response else None
         message = await self._message() if binding.takes_message else None
 
@@ -264,26 +267,25 @@ class _Call:
         """The values of the parameters that are asked for."""
         binding, scope = self._exposed.binding, self._scope
         others = binding.takes_message or self._exposed.name is None
-        given: dict[str, list[Text]] = query_of(scope)
-        given |= {name: [value] for name, value in self._places.items()}
-        if others and all(one.name in self._places for one in binding.asked):
-            return binding.from_texts(given, others=True)  # the body is the function's own business
+        given, places = query_of(scope), self._places
+        if others and all(one.name in places for one in binding.asked):
+            return binding.from_texts(given, others=True, also=places)  # the body is the function's own business
         if scope["method"] in _BODILESS:
-            return binding.from_texts(given, others=others)
+            return binding.from_texts(given, others=others, also=places)
         sent = await read_arguments(scope, self._receiving, max_bytes=self._calls.settings.function_body_bytes)
         if sent is not None and given and not others:
             raise InvalidValue("query", expected="parameters in the body or in the query, not in both", got="both")
         match sent:
             case None:
-                return binding.from_texts(given, others=others)
+                return binding.from_texts(given, others=others, also=places)
             case Document(body):
                 self._body = replayed(body)
-                return binding.from_json(body, also=self._places)
+                return binding.from_json(body, also=places)
             case Form(texts, form_body, files):
                 for file in files:
                     self._held.callback(file.close)
                 self._body = replayed(form_body or b"")
-                return binding.from_texts(given | texts, others=others)
+                return binding.from_texts(given | texts, others=others, also=places)
             case _:
                 assert_never(sent)
 

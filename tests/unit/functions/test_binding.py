@@ -189,6 +189,22 @@ def test_a_function_that_reads_the_message_may_be_sent_more() -> None:
 
 
 @pytest.mark.parametrize(
+    "given", [{}, {"year": ["8"]}, {"params": ['{"year": 8}']}, {"params": ["[8]"]}, {"year": ["x", "y"]}]
+)
+def test_what_is_known_is_so_whatever_is_said(given: dict[str, list[Any]]) -> None:
+    """What stands in the path is what whoever is before us has looked at."""
+    assert bound(report).from_texts(given, others=True, also={"year": "7"}) == {"year": 7}
+
+
+def test_where_all_is_known_nothing_is_looked_for() -> None:
+    """Then a query is the function's own business."""
+
+    def call(x: int, message: IncomingMessage) -> None: ...
+
+    assert bound(call).from_texts({"params": ["{"]}, others=True, also={"x": "1"}) == {"x": 1}
+
+
+@pytest.mark.parametrize(
     ("document", "values"),
     [
         (b'{"year": 7}', {"year": 7}),

@@ -1,8 +1,10 @@
 """Functions run where they do no harm, and what they return becomes a message."""
 
 import asyncio
+import io
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from pydantic import BaseModel
 
 from forebay import BufferedServerResponse, OutgoingMessage
 from forebay.errors import FunctionsBusy, StateError, UnsupportedBody
-from forebay.functions.invoke import Threads, answer_of, invoke
+from forebay.functions.invoke import Threads, answer_of, invoke, send_answer
 from forebay.functions.registry import Exposed, Registry
 
 
@@ -19,25 +21,28 @@ class Point(BaseModel):
     x: int
 
 
+SCOPE: dict[str, Any] = {
+    "type": "http", "method": "GET", "http_version": "1.1", "path": "/", "headers": [], "query_string": b"",
+}  # fmt: skip
+
+
+async def never() -> Any:
+    """Nothing comes."""
+    return await asyncio.Future()
+
+
+async def ignored(event: Any) -> None:
+    """Nothing is kept."""
+
+
 def sent(answer: Any) -> tuple[int, str | None, bytes]:
     """Status, Content-Type and body of what *answer* sends."""
     events: list[Any] = []
 
-    async def receive() -> Any:
-        return await asyncio.Future()
-
     async def send(event: Any) -> None:
         events.append(event)
 
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "http_version": "1.1",
-        "path": "/",
-        "headers": [],
-        "query_string": b"",
-    }
-    asyncio.run(answer(scope, receive, send))
+    asyncio.run(answer(dict(SCOPE), never, send))
     fields = dict(events[0]["headers"])
     kind = fields.get(b"content-type")
     return events[0]["status"], kind and kind.decode(), b"".join(event.get("body", b"") for event in events[1:])
@@ -143,6 +148,67 @@ def test_no_exception_ends_more_than_the_call(error: BaseException) -> None:
     for call in (blocking, coroutine):
         with pytest.raises((RuntimeError, ValueError)):
             run(call)
+
+
+def test_a_cancellation_of_its_own_is_a_failure() -> None:
+    """Such as of a task that it waits for; whoever cancels the call itself is heeded."""
+
+    async def own() -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    async def pieces() -> AsyncIterator[str]:
+        yield "a"
+        await own()
+
+    with pytest.raises(RuntimeError, match="raised CancelledError"):
+        run(own)
+    with pytest.raises(RuntimeError, match="raised CancelledError"):
+        sent(partial(send_answer, OutgoingMessage(pieces())))
+
+    async def given_up() -> None:
+        threads = Threads(most=1, queue=0)
+        async with asyncio.timeout(0):
+            await invoke(exposed(endless), ((), {}), threads=threads, response=None)
+
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(given_up())
+
+
+def test_an_iterator_is_closed_by_the_thread_that_is_in_it() -> None:
+    """When it is given up, and not before its piece is made."""
+    held, entered, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def pieces() -> Iterator[str]:
+        try:
+            entered.set()
+            held.wait(60)
+            yield "late"
+        finally:
+            closed.set()
+
+    async def scenario() -> None:
+        task = asyncio.create_task(send_answer(OutgoingMessage(pieces()), SCOPE, never, ignored))
+        await asyncio.to_thread(entered.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not closed.is_set()
+        held.set()
+        assert await asyncio.to_thread(closed.wait, 60)
+
+    asyncio.run(scenario())
+
+
+def test_a_file_is_closed_when_it_was_sent() -> None:
+    """Nobody else would."""
+    file = io.BytesIO(b"x")
+    assert sent(partial(send_answer, OutgoingMessage(file)))[2] == b"x"
+    assert file.closed
 
 
 def test_a_response_that_was_supplied_is_finished() -> None:
@@ -256,7 +322,9 @@ def test_a_call_that_was_given_up_counts_until_it_ends() -> None:
         await asyncio.wait([given_up])
         with pytest.raises(FunctionsBusy):
             await threads.run(busy)
+        going_on = threads.submit(str, 1)  # of what has begun, nothing is refused
         busy.go.set()
+        assert await asyncio.wrap_future(going_on) == "1"
         threads.close()
 
     asyncio.run(scenario())

@@ -148,7 +148,7 @@ class Callables:
         (nothing, "blocking"),
         (coroutine, "coroutine"),
         (generator, "lazy"),
-        (async_generator, "lazy"),
+        (async_generator, "coroutine"),
         (functools.partial(coroutine), "coroutine"),
         (functools.partial(functools.partial(nothing)), "blocking"),
         (Callables(), "coroutine"),
