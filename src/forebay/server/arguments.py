@@ -24,9 +24,11 @@ from forebay.server.bodies import BODY_TIMEOUT_S
 logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 PARSED_BYTES = 16 << 20
-"""The largest JSON or form without files: it is parsed in memory, and takes several times as much there."""
+"""The largest JSON and the most text of a form: it is in memory, and takes several times as much there."""
 
 _MAX_TEXTS = 1000  # of one query or form, as Starlette's
+# So much of each file is in memory: of as many small ones as a form may have, 64 MiB.
+_IN_MEMORY_BYTES = 64 << 10
 _JSON, _FORM, _MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
 
 
@@ -110,9 +112,18 @@ async def _pieces(scope: Scope, receive: Receive, max_bytes: int) -> AsyncGenera
 
 
 class _Parser(MultiPartParser):
-    """Also knows whether the form has its end: without it, its last part is lost."""
+    """Also bounds all texts together; and knows whether the form has its end: without it, its last part is lost."""
 
+    spool_max_size = _IN_MEMORY_BYTES
+    text_bytes = 0
     has_end = False
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None:
+            self.text_bytes += end - start
+            if self.text_bytes > PARSED_BYTES:
+                raise BodyTooLarge(limit_bytes=PARSED_BYTES)
+        super().on_part_data(data, start, end)
 
     def on_end(self) -> None:
         self.has_end = True
