@@ -664,8 +664,9 @@ class Forebay:
         """The whole server as an ASGI application, to be mounted into another: ``app.mount("/bay", bay.asgi())``.
 
         It starts at the first request, and ends when this is closed; what it fetches, it fetches in this process.
-        *settings* are those of `forebay.settings.ServerSettings`. It answers for loopback names only, unless
-        ``allow_hosts`` names others: without a token, whoever reaches it may do everything.
+        *settings* are those that only a server has (`forebay.settings.ServerSettings`); raises `InvalidValue` for
+        others. It answers for loopback names only, unless ``allow_hosts`` names others: without a token, whoever
+        reaches it may do everything, and reach through it what this may (`allow_private`).
         """
         from forebay.server.mounted import Mounted
 

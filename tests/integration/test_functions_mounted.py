@@ -69,12 +69,16 @@ def test_the_whole_server_mounts(exposing: Forebay, origin: Origin, mounted: Cal
             assert (await http.get("/deep/bay/v1/call/report?year=7")).json() == {"year": 7}
             assert (await http.get("/deep/bay/v1/call/report")).status_code == 422
             assert (await http.get("/deep/bay/start/a%2Fb")).json().startswith("a/b ")
-            assert (await http.get(f"/deep/bay/r/{origin.url('/f')}")).content == body
+            door = await http.get(f"/deep/bay/r/{origin.url('/f')}")
+            assert door.content == body
+            assert (await http.get(door.headers["content-location"])).content == body
             found = await http.get(
                 f"/deep/bay/v1/call/stored?url={origin.url('/f')}", headers={"Range": "bytes=0-9"}
             )
             assert (found.status_code, found.content) == (206, body[:10])
             assert len((await http.get("/deep/bay/v1/request/")).json()) == 1
+            ordered = await http.put("/deep/bay/v1/request/", json={"url": origin.url("/f")})
+            assert (await http.get(ordered.headers["location"])).json()["url"] == origin.url("/f")
             assert (await http.get("/deep/bay/readyz")).status_code == 200
             assert "/v1/call/report" in (await http.get("/deep/bay/openapi.json")).json()["paths"]
             assert "http://localhost/deep/bay/v1/call/report" in (await http.get("/deep/bay/docs")).text
@@ -82,6 +86,48 @@ def test_the_whole_server_mounts(exposing: Forebay, origin: Origin, mounted: Cal
             assert (await http.get("/nothing")).status_code == 404
 
     asyncio.run(scenario())
+
+
+def test_links_lead_to_where_it_is_mounted(exposing: Forebay, origin: Origin) -> None:
+    """Also those of answers that are kept ready, when it is mounted twice."""
+    url, resource = origin.url("/f"), origin.serve("/f", Resource(b"one"))
+    versions = [exposing.fetch(url)]
+    exposing.configure(url, max_cached_unpinned_versions=9)
+    resource.change(b"two", etag='"2"')
+    versions.append(exposing.fetch(url, refresh="always"))
+    inner = exposing.asgi()
+    app = Starlette(routes=[Mount("/a b", inner), Mount("/c", inner), Mount("/", inner)])
+    place = f"/v1/request/{versions[1].request_id}/response/v/{{}}/content"
+
+    async def scenario() -> None:
+        async with asking(app) as http:
+            for root in ("/a%20b", "/c", "") * 2:
+                link = (await http.get(root + place.format(versions[1].version))).headers["link"]
+                assert f"<{root}{place.format(versions[0].version)}>" in link
+                assert f"http://localhost{root}/v1/call/report" in (await http.get(f"{root}/docs")).text
+
+    asyncio.run(scenario())
+
+
+def test_it_ends_with_the_lifespan_of_who_is_told_of_it(exposing: Forebay) -> None:
+    """A server that runs it alone."""
+    app = exposing.asgi()
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    said: list[str] = []
+
+    async def send(event: Any) -> None:
+        said.append(event["type"])
+
+    async def scenario() -> None:
+        living = asyncio.create_task(app({"type": "lifespan"}, told.get, send))
+        await told.put({"type": "lifespan.startup"})
+        async with asking(app) as http:
+            assert (await http.get("/v1/call/report?year=7")).json() == {"year": 7}
+        await told.put({"type": "lifespan.shutdown"})
+        await living
+
+    asyncio.run(scenario())
+    assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 def test_it_answers_for_loopback_unless_it_is_told_other_names(exposing: Forebay) -> None:
@@ -129,6 +175,12 @@ def test_a_wrong_setting_is_named(exposing: Forebay) -> None:
     """When it is mounted."""
     with pytest.raises(InvalidValue, match="function_threads"):
         exposing.asgi(function_threads=0)
+
+
+def test_a_setting_of_the_folder_is_refused(exposing: Forebay) -> None:
+    """It is open already: a gate that was asked for here would stay open."""
+    with pytest.raises(InvalidValue, match=r"allow_private: expected it in forebay\.open"):
+        exposing.asgi(allow_private=False)
 
 
 # --- messages in other frameworks -------------------------------------------------------------------------------

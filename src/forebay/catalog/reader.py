@@ -96,13 +96,16 @@ _ANY_TOKEN, _ANY_TOKEN_FIXED = _compiled(select(tokens.c.id).limit(1))
 
 
 class VersionReader:
-    """Point reads of versions and tokens. For one thread."""
+    """Point reads of versions and tokens. For one thread, but for `close`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with mapped_errors(path):
             # Not `isolation_level`'s default: no transaction of ours may hold an old snapshot.
-            self._connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+            # Who mounts a server closes it from whatever thread.
+            self._connection = sqlite3.connect(
+                f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+            )
 
     def version(self, request_id: str, version: str) -> Deliverable | None:
         """The version of that name, whatever its status; None when there is none or it was deleted."""

@@ -21,6 +21,7 @@ from forebay.messages.problems import note_if_ours, problem_body
 from forebay.server.apidocs import POLICY, content_paths, page
 from forebay.server.basin import Basin
 from forebay.server.bodies import Scope
+from forebay.server.deliver import root_of
 from forebay.server.functiondocs import function_paths
 from forebay.server.own import make_own_router
 from forebay.server.problems import problem, problem_fields, problem_of
@@ -84,8 +85,8 @@ def make_api(basin: Basin) -> FastAPI:
 
     async def docs(incoming: fastapi.Request) -> fastapi.Response:
         # Starlette's base_url leaves out where this application is mounted.
-        base = f"{incoming.url.scheme}://{incoming.url.netloc}{incoming.scope.get('root_path', '')}"
-        html = page(document_of(api), base=base.rstrip("/"))
+        base = f"{incoming.url.scheme}://{incoming.url.netloc}{root_of(incoming.scope)}"
+        html = page(document_of(api), base=base)
         return HTMLResponse(html, headers={"content-security-policy": POLICY})
 
     async def root() -> fastapi.Response:

@@ -24,7 +24,7 @@ from forebay.reports import Fetched
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
 from forebay.server.bodies import Receive, Scope
-from forebay.server.deliver import Delivery, content_path, version_links
+from forebay.server.deliver import Delivery, content_path, root_of, version_links
 from forebay.server.hot import UntilCommit
 from forebay.server.parameters import Parameters, parameters_of, read_target
 from forebay.server.pieces import Reader
@@ -87,13 +87,14 @@ class _Visit:
     ) -> None:
         self._basin, self._delivery = basin, delivery
         self._scope, self._send, self._reader, self._granted = scope, send, reader, granted
+        self._root = root_of(scope)
 
     async def serve_fresh(self, fresh: _Fresh) -> bool:
         """Answer with what another one has found; False: it is not to be had any more."""
         now = self._basin.now()
         if now >= fresh.until:
             return False
-        extra = (*_hit(fresh.until - now, now - fresh.made_at), *_common(fresh.found))
+        extra = (*_hit(fresh.until - now, now - fresh.made_at), *self._common(fresh.found))
         try:
             await self._delivery.stored(self._scope, self._send, self._reader, fresh.found, extra=extra)
         except ContentRotten:
@@ -141,7 +142,12 @@ class _Visit:
             how: Pairs = (("Cache-Status", format_cache_status(Forward("uri-miss", stored=True, collapsed=True))),)
         else:
             how = _hit(math.inf, self._basin.now() - (found.cached_at or 0) / 1e6)
-        return *how, ("Content-Location", content_path(found.request_id, found.version))
+        return *how, ("Content-Location", content_path(found.request_id, found.version, self._root))
+
+    def _common(self, found: Deliverable) -> Pairs:
+        """Fields of each answer at the door: what it shows changes, so clients ask again, by its ETag."""
+        where = content_path(found.request_id, found.version, self._root)
+        return ("Cache-Control", "no-cache"), ("Content-Location", where), *version_links(found, self._root)
 
     async def _fetched_or_followed(self, wish: Wish, before: Registered, *, verified: bool) -> Fetched | None:
         """What came of *wish*; None when it went out while it landed."""
@@ -179,7 +185,7 @@ class _Visit:
         found = self._delivery.newest(request_id)
         if found is None or found.status not in UNDER_WAY:
             return False
-        extra = (("Cache-Status", format_cache_status(forward)), *_common(found))
+        extra = (("Cache-Status", format_cache_status(forward)), *self._common(found))
         return await self._delivery.landing(self._scope, self._send, self._reader, changes, found, extra=extra)
 
     async def _serve(self, wish: Wish, fetched: Fetched, *, before: Registered | None) -> _Fresh | None:
@@ -195,7 +201,7 @@ class _Visit:
             until, confirmed_at = await self._basin.run(self._freshness, wish, before)
             made_at = max(made_at, confirmed_at)
         now = self._basin.now()
-        extra = (*_how(fetched, before, until - now, now - made_at), *_common(found))
+        extra = (*_how(fetched, before, until - now, now - made_at), *self._common(found))
         await self._delivery.stored(self._scope, self._send, self._reader, found, extra=extra)
         return _Fresh(found, until, made_at) if fetched.how == "stored" and before is not None else None
 
@@ -232,12 +238,6 @@ def _cache(forward: Forward | None, ttl_s: float, age_s: float, *, detail: str |
 def _forwarded(before: Registered, *, joined: bool = False) -> Forward:
     """Why the origin was asked for a new version; *joined*: by somebody else, before."""
     return Forward("uri-miss" if before.latest is None else "stale", stored=True, collapsed=joined)
-
-
-def _common(found: Deliverable) -> Pairs:
-    """Fields of each answer at the door: what it shows changes, so clients ask again, by its ETag."""
-    where = content_path(found.request_id, found.version)
-    return ("Cache-Control", "no-cache"), ("Content-Location", where), *version_links(found)
 
 
 def _wish(target: Target, own: Parameters, granted: Granted) -> Wish:

@@ -13,19 +13,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from forebay.bay import Forebay
-from forebay.errors import StateError
+from forebay.errors import InvalidValue, StateError
 from forebay.messages.asgi import Receive, Scope, Send
 from forebay.models import invalid_from
 from forebay.server.app import Application
 from forebay.server.worker import work_for
-from forebay.settings import ServerSettings
+from forebay.settings import ServerSettings, Settings
 
 
 class Mounted:
-    """An ASGI application on *bay*. *settings*: those of a server."""
+    """An ASGI application on *bay*. *settings*: those that only a server has. Raises `InvalidValue`."""
 
     def __init__(self, bay: Forebay, **settings: Any) -> None:
         self._bay = bay
+        for name in settings.keys() & Settings.model_fields.keys():
+            # Such as allow_private: the gate is there already, and would not hear of it.
+            raise InvalidValue(
+                name, expected="it in forebay.open(folder, …), where the folder is opened", got="it here"
+            )
         try:
             self._settings = ServerSettings(**{**dict(bay.settings), **settings})
         except ValidationError as error:

@@ -38,6 +38,7 @@ from forebay.models import (
 )
 from forebay.server.access import Granted
 from forebay.server.basin import Basin
+from forebay.server.deliver import root_of
 from forebay.server.waits import fetch_within
 from forebay.wishes import Wish, wishes
 
@@ -95,14 +96,14 @@ class RequestRoutes:
 
     # --- Requests --------------------------------------------------------------------------------------
 
-    async def order(self, body: RequestIn, who: Who, outgoing: Outgoing) -> RegisteredRequest:
+    async def order(self, body: RequestIn, who: Who, incoming: Incoming, outgoing: Outgoing) -> RegisteredRequest:
         """Find or create a Request. It is fetched in the background when that is due; what it has is at
         `response`. One that is there already keeps its cache configuration."""
         spec = body.spec(group=who.group)
         who.require_group(spec.group_name)
         registered, asked_at = await self.basin.run(self.basin.order, Wish(spec, asked=spec))
         outgoing.status_code = 201 if registered.created else 202
-        outgoing.headers["location"] = f"/v1/request/{registered.request.id}"
+        outgoing.headers["location"] = f"{root_of(incoming.scope)}/v1/request/{registered.request.id}"
         return RegisteredRequest(**dict(shown(registered.request)), request_timestamp=round(asked_at * 1e6) / 1e6)
 
     async def list_requests(
