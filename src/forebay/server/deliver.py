@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
+from urllib.parse import quote
 
 from forebay.bay import extension_for
 from forebay.catalog.reader import Deliverable, VersionReader
@@ -57,7 +58,7 @@ _SPECIAL = frozenset(
 )  # fmt: skip
 
 _FieldsOf = Callable[[Deliverable], Pairs]
-_Key = tuple[str, str, bool]
+_Key = tuple[str, str, bool, str]
 _READ_THREADS, _YEAR_S = 4, 31_536_000
 
 
@@ -84,7 +85,8 @@ class Delivery:
         self, scope: Scope, receive: Receive, send: Send, *, granted: Granted, request_id: str, version: str
     ) -> None:
         """Answer a GET or HEAD of one version's content; of one that is being fetched, from its first byte."""
-        key = (request_id, version, granted.owner is None)  # with tokens, the answer is for no shared cache
+        # With tokens, the answer is for no shared cache.
+        key = (request_id, version, granted.owner is None, root_of(scope))
         if await self._send_usual(scope, send, granted, key):
             return
         if scope["method"] not in ("GET", "HEAD"):
@@ -114,13 +116,13 @@ class Delivery:
         stored, and what the answer was; None when it was followed."""
         found = await self._find(request_id, version, granted)
         if found.status in UNDER_WAY:
-            landing = partial(_of_landing, fields)
+            landing = partial(_of_landing, fields, root_of(scope))
             if await self._under_way(scope, send, reader, found, fields=landing, verified=verified):
                 return None
             found = await self._find(request_id, version, granted)
         if found.content_sha256 is None or found.status not in ("ready", "duplicate"):
             raise failure_of(found.error_code, found.error)
-        extra = (*_of_version(found, granted), *fields(found))
+        extra = (*_of_version(found, granted, root_of(scope)), *fields(found))
         return found, await self.stored(scope, send, reader, found, extra=extra)
 
     async def _find(self, request_id: str, version: str, granted: Granted) -> Deliverable:
@@ -398,24 +400,32 @@ def _growing(following: Following, found: Deliverable, said: Representation, ext
     )
 
 
-def _of_version(found: Deliverable, granted: Granted) -> Pairs:
+def _of_version(found: Deliverable, granted: Granted, root: str) -> Pairs:
     """Fields of a version's own place: it never changes. With tokens, what one may read is nobody else's."""
     who = "public" if granted.owner is None else "private"
-    return ("Cache-Control", f"{who}, max-age={_YEAR_S}, immutable"), *version_links(found)
+    return ("Cache-Control", f"{who}, max-age={_YEAR_S}, immutable"), *version_links(found, root)
 
 
-def _of_landing(fields: _FieldsOf, found: Deliverable) -> Pairs:
+def _of_landing(fields: _FieldsOf, root: str, found: Deliverable) -> Pairs:
     """The same while it lands. The fetch may start over: then what a cache has of it is void, so it must ask."""
-    return ("Cache-Control", "no-cache"), *version_links(found), *fields(found)
+    return ("Cache-Control", "no-cache"), *version_links(found, root), *fields(found)
 
 
-def version_links(found: Deliverable) -> Pairs:
-    """Link to the ready versions before and after *found* (RFC 5829)."""
+def version_links(found: Deliverable, root: str) -> Pairs:
+    """Link to the ready versions before and after *found* (RFC 5829). *root*: see `root_of`."""
     around = (("predecessor-version", found.previous_version), ("successor-version", found.next_version))
-    links = [(relation, content_path(found.request_id, name)) for relation, name in around if name is not None]
+    links = [
+        (relation, content_path(found.request_id, name, root)) for relation, name in around if name is not None
+    ]
     return (("Link", format_links(links)),) if links else ()
 
 
-def content_path(request_id: str, version: str) -> str:
-    """Where the content of a version is, on this server."""
-    return f"/v1/request/{request_id}/response/v/{version}/content"
+def root_of(scope: Scope) -> str:
+    """Where another application has mounted this one, percent-encoded; empty when none has."""
+    root: str = scope.get("root_path", "")
+    return quote(root.rstrip("/")) if root else ""
+
+
+def content_path(request_id: str, version: str, root: str) -> str:
+    """Where the content of a version is, on this server; *root*: see `root_of`."""
+    return f"{root}/v1/request/{request_id}/response/v/{version}/content"
