@@ -127,7 +127,9 @@ def make_own_router(
     add("/find", routes.find, methods=["POST"], **requests, **reads)
     add("/request/{request_id}/removed", routes.removed, methods=["GET"], **requests, **reads)
     add("/request/{request_id}/undelete", routes.undelete, methods=["POST"], **requests, **writes)
-    add("/upload/id/{upload_uid}/publish", routes.publish, methods=["POST"], tags=["Uploads"], **writes)
+    gone: dict[int | str, dict[str, Any]] = {410: {**problems[404], "description": "The upload has expired."}}
+    publishing: Any = {"tags": ["Uploads"], "responses": gone}
+    add("/upload/id/{upload_uid}/publish", routes.publish, methods=["POST"], **publishing, **writes)
     add("/storage/usage", routes.usage, methods=["GET"], **storage, **governs)
     add("/storage/gc", routes.gc, methods=["POST"], **storage, **governs)
     add("/storage/verify", routes.verify, methods=["POST"], **storage, **governs)
