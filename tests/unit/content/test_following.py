@@ -31,7 +31,7 @@ def total_of(meta: bytes) -> int | None:
 
 def version_of(meta: bytes) -> str | None:
     """The third word, if there is one."""
-    return (meta.split(b" ") + [b""])[2].decode() or None
+    return [*meta.split(b" "), b""][2].decode() or None
 
 
 class Rung(list[str]):
@@ -678,4 +678,7 @@ def test_no_bytes_make_following_fail(tmp_path_factory: pytest.TempPathFactory, 
     folder = tmp_path_factory.getbasetemp() / "following"
     partials = Partials(folder)
     (folder / f"{KEY}.1.mark").write_bytes(data)
-    assert Followings(partials, total_of=total_of, version_of=version_of).follow(KEY, fence=1, live=lambda _: True) is None
+    assert (
+        Followings(partials, total_of=total_of, version_of=version_of).follow(KEY, fence=1, live=lambda _: True)
+        is None
+    )
