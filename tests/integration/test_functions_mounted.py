@@ -139,7 +139,9 @@ def test_it_answers_for_loopback_unless_it_is_told_other_names(exposing: Forebay
             return answer.status_code
 
     assert asyncio.run(status(exposing.asgi())) == 421
-    assert asyncio.run(status(exposing.asgi(allow_hosts=["app.example"]))) == 200
+    assert asyncio.run(status(exposing.asgi(allow_hosts=["app.example"], insecure=True))) == 200
+    with pytest.raises(InvalidValue, match="allow_hosts"):  # whoever reaches that name could do everything
+        exposing.asgi(allow_hosts=["app.example"])
 
 
 def test_each_event_loop_has_its_own(exposing: Forebay) -> None:

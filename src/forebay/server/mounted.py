@@ -35,6 +35,12 @@ class Mounted:
             self._settings = ServerSettings(**{**dict(bay.settings), **settings})
         except ValidationError as error:
             raise invalid_from(error, "settings") from error
+        if self._settings.allow_hosts and not self._settings.insecure and not bay.tokens.exist():
+            raise InvalidValue(
+                "allow_hosts",
+                expected="a token (`forebay token add`), or insecure=True: others reach this one",
+                got=", ".join(self._settings.allow_hosts),
+            )
         self._lock = threading.Lock()
         self._running: dict[asyncio.AbstractEventLoop, Application] = {}
         self._enough = threading.Event()
