@@ -155,10 +155,13 @@ class UploadRows:
         with self._database.write(durable=False) as db:
             return self._take(db, uid, dead=None, values={"expires_at": micros(expires)})
 
-    def close(self, uid: str, *, fence: int | None, dead: str | None, me: str) -> UploadRow | None:
+    def close(
+        self, uid: str, *, fence: int | None, dead: str | None, me: str, durable: bool = False
+    ) -> UploadRow | None:
         """Begin to make an upload whole: nobody else touches it while *me* lives. *fence*: only if it still is that
-        one; else it is taken over. None when somebody else has it."""
-        with self._database.write(durable=False) as db:
+        one; else it is taken over. None when somebody else has it. *durable*: on return, for when what becomes
+        content could still be written if it were open again."""
+        with self._database.write(durable=durable) as db:
             found = db.execute(_BY_ID, {"uid": uid}).first()
             if found is None or (fence is not None and found.fence != fence):
                 return None
@@ -201,8 +204,8 @@ class UploadRows:
             mine = (uploads.c.id == uid) & (uploads.c.fence == fence) & (uploads.c.state == "closing")
             if not db.execute(update(uploads).where(mine).values(**values)).rowcount:
                 raise UploadTaken(uid)
-            if used:
-                db.execute(delete(uploads).where(uploads.c.id.in_(used)))
+            if used and db.execute(delete(uploads).where(uploads.c.id.in_(used))).rowcount < len(used):
+                raise UploadTaken(used[0])  # another has used them up: their bytes count once
             return _row_of(db.execute(_BY_ID, {"uid": uid}).one())
 
     @contextmanager
@@ -214,11 +217,13 @@ class UploadRows:
                 raise UploadTaken(uid)
             yield
 
-    def set_size(self, uid: str, size: int, *, limits: UploadLimits) -> None:
-        """Say the length of an upload that had none. Durable on return. Raises `LengthMismatch`, and what `add`
-        raises of sizes."""
+    def set_size(self, uid: str, size: int, *, fence: int | None, limits: UploadLimits) -> None:
+        """Say the length of an upload that had none. Durable on return. *fence*: only if it still is that one.
+        Raises `LengthMismatch`, `UploadTaken`, and what `add` raises of sizes."""
         with self._database.write(durable=True) as db:
-            row = db.execute(_BY_ID, {"uid": uid}).one()
+            row = db.execute(_BY_ID, {"uid": uid}).first()
+            if row is None or (fence is not None and row.fence != fence):
+                raise UploadTaken(uid)
             if row.size == size:
                 return
             if row.size is not None:

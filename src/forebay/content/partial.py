@@ -161,20 +161,28 @@ class PartialFile:
         its old owner still does, it does not reach this. Bytes beyond the mark are cut off. The caller holds the
         lock of *part* (`owned`) and removes the old mark."""
         partial = cls(folder, name, generation=mark.generation, ring=ring)
-        with storage_errors("a partial file", folder):
-            early = partial._mark_path.with_suffix(".new")
-            partial._mark = os.open(early, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            part.chmod(0o600)  # its old owner may have died between `seal` and the commit
-            partial._data = os.open(part, os.O_RDWR | os.O_CLOEXEC)
-            if os.fstat(partial._data).st_size > mark.length:
-                os.ftruncate(partial._data, mark.length)
-            partial._inode, partial.length = os.fstat(partial._data).st_ino, mark.length
-            partial.synced, partial._state = min(mark.synced, mark.length), State.STANDING
-            partial.keep_mark(mark.meta)
-            # The mark before the file: it is found by its inode, whatever its name.
-            early.rename(partial._mark_path)
-            part.rename(partial.path)
+        try:
+            partial._take_over(part, mark)
+        except BaseException:
+            partial.close()
+            raise
         return partial
+
+    def _take_over(self, part: Path, mark: Mark) -> None:
+        with storage_errors("a partial file", self._folder):
+            early = self._mark_path.with_suffix(".new")
+            self._mark = os.open(early, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            part.chmod(0o600)  # its old owner may have died between `seal` and the commit
+            self._data = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+            if os.fstat(self._data).st_size > mark.length:
+                os.ftruncate(self._data, mark.length)
+            self._inode, self.length = os.fstat(self._data).st_ino, mark.length
+            self.synced, self._state = min(mark.synced, mark.length), State.STANDING
+            self.keep_mark(mark.meta)
+            sync_file(self._mark)  # the old one goes, and a crash of the machine must not find this one empty
+            # The mark before the file: it is found by its inode, whatever its name.
+            early.rename(self._mark_path)
+            part.rename(self.path)
 
     def keep_mark(self, meta: bytes, *, standing: bool = False) -> None:
         """Begin to keep a mark, with *meta* in it: from here on the file can be resumed and followed.
@@ -227,6 +235,14 @@ class PartialFile:
             self._ahead = 0
             with storage_errors("a partial file", self._folder):
                 os.ftruncate(self._data, self.length)
+
+    def fall_back(self) -> None:
+        """Drop what is not synced: of a sync that failed the kernel tells once, and the next one proves nothing."""
+        with storage_errors("a partial file", self._folder):
+            self._ahead, self.length = 0, min(self.length, self.synced)
+            if self._mark >= 0:
+                self._advance()
+            os.ftruncate(self._data, self.length)
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[bool]:

@@ -7,7 +7,7 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
-from forebay.errors import ForebayError, StorageError
+from forebay.errors import DiskReserved, ForebayError, StorageError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -40,7 +40,9 @@ def problem_body(document: dict[str, Any]) -> bytes:
 
 def note_if_ours(error: Exception) -> None:
     """Log what a client is not told: errors of the storage, and those that nobody foresaw."""
-    if isinstance(error, StorageError):
+    if isinstance(error, DiskReserved):
+        log.info("%s [%s]", error, error.code)  # a limit like others, though not the client's
+    elif isinstance(error, StorageError):
         log.error("%s [%s]", error, error.code)
     elif not isinstance(error, ForebayError):
         log.error("this should not happen", exc_info=error)

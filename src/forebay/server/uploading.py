@@ -81,9 +81,14 @@ class Intake:
         stays, unless it was under a checksum.
         """
         body = _Body(uid, receive, self)
-        writer = await self.run(
+        opening = self.submit(
             self.uploads.writer, uid, owner=owner, offset=offset, checksum=checksum, on_cut=body.cut
         )
+        try:
+            writer = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._drop)
+            raise
         self._bodies += 1
         try:
             if size is not None:
@@ -98,6 +103,11 @@ class Intake:
         finally:
             self._bodies -= 1
         return await self.run(self._end, writer, owner, digests, is_last=is_last)
+
+    def _drop(self, opening: asyncio.Future[Writer]) -> None:
+        """Close what nobody waits for any more."""
+        if not opening.cancelled() and opening.exception() is None:
+            self.submit(opening.result().drop)
 
     def _end(
         self, writer: Writer, owner: str | None, digests: Mapping[str, str] | None, *, is_last: bool

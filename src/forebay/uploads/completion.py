@@ -71,7 +71,7 @@ class Completion:
         Raises `UploadIncomplete`, `UploadMismatch`."""
         dead = row.closer if row.state == "closing" else None
         try:
-            with self._having(row.id, fence=None, dead=dead) as mine:
+            with self._having(row.id, fence=None, dead=dead, durable=row.kind == "chunks") as mine:
                 if mine.kind == "chunks":
                     return self._chunks(mine, digests)
                 partial = self._folder.take_over(
@@ -87,19 +87,25 @@ class Completion:
             return None
 
     @contextmanager
-    def _having(self, uid: str, *, fence: int | None, dead: str | None) -> Iterator[UploadRow]:
+    def _having(
+        self, uid: str, *, fence: int | None, dead: str | None, durable: bool = False
+    ) -> Iterator[UploadRow]:
         """The upload for us alone; open again when nothing comes of it."""
         with self._lock:
             self._closing[uid] += 1
         try:
-            row = self._rows.close(uid, fence=fence, dead=dead, me=self._me)
+            row = self._rows.close(uid, fence=fence, dead=dead, me=self._me, durable=durable)
             if row is None:
                 raise UploadTaken(uid)
             try:
                 yield row
-            except BaseException:
-                # From then on its file may be content as well, and must not be written: it is completed again.
-                if (uid, row.fence) not in self._staged:
+            except BaseException as error:
+                # From then on its file may be content as well, and must not be written: it is completed again. So
+                # it may be when whoever died had come that far, unless its bytes are not even those.
+                may_be_content = (uid, row.fence) in self._staged or (
+                    dead is not None and not isinstance(error, UploadIncomplete | UploadMismatch)
+                )
+                if not may_be_content:
                     with contextlib.suppress(ForebayError):  # then it is found to be nobody's
                         self._rows.reopen(uid, fence=row.fence)
                 raise
@@ -119,7 +125,8 @@ class Completion:
     ) -> UploadRow:
         assert row.size is not None
         if row.is_partial:
-            partial.sync()
+            with _sound(partial):
+                partial.sync()
             self._folder.sync()
             return self._finish(row, sha256=None, size=row.size)
         wanted = row.digests | dict(digests)
@@ -132,7 +139,12 @@ class Completion:
             _verify(row, running, wanted)
         finally:
             self._kept.keep(row.id, running)  # should anything be in the way, it need not be read again
-        partial.seal()
+        try:
+            with _sound(partial):
+                partial.seal()
+        except BaseException:
+            self._kept.take(row.id)  # it is ahead of the file
+            raise
         return self._commit(row, partial.path, running.hex("sha256"), row.size)
 
     # --- chunks ----------------------------------------------------------------------------------------
@@ -200,7 +212,7 @@ class Completion:
                 _verify(mine, running, mine.digests)
                 os.fchmod(target.fileno(), 0o444)
                 sync_file(target.fileno())
-            used = [part.id for part in parts]
+            used = list({part.id: part for part in parts})
             return self._commit(mine, path, running.hex("sha256"), mine.size, used=used)
 
     # --- a file on this machine -------------------------------------------------------------------------
@@ -242,6 +254,17 @@ class Completion:
         return self._rows.finish(
             row.id, fence=row.fence, size=size, sha256=sha256, now=now, expires=now + self._expiry_s, used=used
         )
+
+
+@contextmanager
+def _sound(partial: PartialFile) -> Iterator[None]:
+    """What a sync fails for does not count any more."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ForebayError):
+            partial.fall_back()
+        raise
 
 
 def _incomplete(row: UploadRow, length: int) -> UploadIncomplete:

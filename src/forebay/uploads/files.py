@@ -65,7 +65,11 @@ class UploadFolder:
 
     def _created(self, uid: str, fence: int) -> PartialFile:
         partial = self._partials.create(uid, fence=fence, generation=1)
-        partial.keep_mark(b"")
+        try:
+            partial.keep_mark(b"")
+        except BaseException:
+            partial.close()
+            raise
         return partial
 
     def _renamed(self, uid: str, fence: int, part: Path, mark: Mark) -> PartialFile:
@@ -90,7 +94,8 @@ class UploadFolder:
         mark = read_mark(folder / f"{uid}.{fence}.mark")
         if mark is None:
             raise UploadTaken(uid)
-        copy = folder / f"{uid}.{fence}.copy"
+        # By its last name: as soon as its mark is there, it is found, whoever is killed.
+        copy = folder / f"{uid}.{fence}.part"
         with storage_errors("a partial file", folder):
             copy.unlink(missing_ok=True)
             with part.open("rb") as source, copy.open("xb") as target:
@@ -180,12 +185,13 @@ class UploadFolder:
     def forget(self, uid: str) -> None:
         """`discard`, and the private copy with it."""
         self.discard(uid)
-        self._copy_path(uid).unlink(missing_ok=True)
+        for path in (self._copy_path(uid), *self._copies.glob(f"{uid}.*")):
+            path.unlink(missing_ok=True)
 
     def keys(self) -> set[str]:
         """The ids that files are there of."""
         found = {key for key, _, _ in self._partials.leftovers()}
-        return found | {path.name for path in self._copies.iterdir() if "." not in path.name}
+        return found | {path.name.split(".")[0] for path in self._copies.iterdir()}
 
     def used_bytes(self) -> int:
         """What the files take."""

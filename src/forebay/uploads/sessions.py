@@ -58,6 +58,8 @@ _UID = re.compile(r"[0-9a-f]{32}")
 # For another process that makes an upload whole; none of ours is ever waited for so.
 _LOOK_S = 0.02
 _MANY_DIGESTS = 8
+# So often in its time an upload that is being written says that it is: to whatever process lets others expire.
+_STAYS = 4
 _BESIDES = 2  # threads that hash and sync: more than that many cores' worth is not gained
 
 
@@ -192,14 +194,14 @@ class Uploads:
     def set_size(self, uid: str, *, owner: str | None, size: int) -> None:
         """Say the length that was not known at creation; durable on return. Saying it again is fine, another one
         `LengthMismatch`."""
-        self.resize(self._settled(uid, owner).id, size)
+        self.resize(self._settled(uid, owner).id, size, fence=None)
 
-    def resize(self, uid: str, size: int) -> None:
-        """`set_size` for a writer, which has the upload already."""
+    def resize(self, uid: str, size: int, *, fence: int | None) -> None:
+        """`set_size` for the writer of *fence*."""
         there = self._files.length(uid)
         if size < there:
             raise LengthMismatch(expected=f"{there} or more", got=size)
-        self._rows.set_size(uid, _checked_size(size), limits=self._limits())
+        self._rows.set_size(uid, _checked_size(size), fence=fence, limits=self._limits())
 
     def writer(
         self,
@@ -249,6 +251,7 @@ class Uploads:
             running=running,
             on_cut=on_cut,
             max_bytes=self._settings.max_upload_bytes,
+            stay_s=self._settings.upload_expiry_s / _STAYS,
         )
         with self._lock:
             before = self._writers.get(row.id)
@@ -271,6 +274,11 @@ class Uploads:
     def submit(self, call: Callable[[], object]) -> Future[object]:
         """See `forebay.uploads.writing.Sessions`; so with the next ones."""
         return self._beside.submit(call)
+
+    def stays(self, writer: Writer) -> None:
+        expires = self._expires(self._clock())
+        with contextlib.suppress(ForebayError):  # then it is its next piece that says so
+            self._rows.note_received(writer.uid, writer.offset, fence=writer.fence, expires=expires)
 
     def reserve(self, uid: str, needed: int, *, fence: int) -> int:
         return self._rows.reserve(uid, needed, fence=fence, limits=self._limits())
@@ -352,7 +360,8 @@ class Uploads:
         rows = [self._completed(row, {}) for row in rows]
         size = sum(row.size or 0 for row in rows)
         values = _values(owner, size, file_name, media_type, metadata, note, digests)
-        row = self._add(values | {"kind": "sequential", "is_partial": False}, credit=size)
+        credit = sum(row.size or 0 for row in {row.id: row for row in rows}.values())
+        row = self._add(values | {"kind": "sequential", "is_partial": False}, credit=credit)
         try:
             done = self._completion.concatenate(row, rows)
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
@@ -13,9 +14,11 @@ from forebay.content.partial import PartialFile
 from forebay.core import digests
 from forebay.errors import (
     ChecksumMismatch,
+    DiskReserved,
     ForebayError,
     LengthMismatch,
     UploadIncomplete,
+    UploadQuota,
     UploadTaken,
     UploadTooLarge,
 )
@@ -43,8 +46,12 @@ class Sessions(Protocol):
         """See `forebay.catalog.uploads.UploadRows.reserve`."""
         ...
 
-    def resize(self, uid: str, size: int) -> None:
+    def resize(self, uid: str, size: int, *, fence: int | None) -> None:
         """Say the length."""
+        ...
+
+    def stays(self, writer: Writer) -> None:
+        """*writer* goes on: its upload does not expire."""
         ...
 
     def ended(self, writer: Writer, running: Running | None) -> None:
@@ -77,7 +84,9 @@ class Writer:
         running: Running | None,
         on_cut: Cut | None,
         max_bytes: int | None,
+        stay_s: float,
     ) -> None:
+        """*stay_s*: how often it is told that the upload is still being written."""
         self.uid = row.id
         self.fence = row.fence
         self.size = row.size
@@ -95,6 +104,8 @@ class Writer:
         self._is_closed = False
         self._syncing: Future[object] | None = None
         self._synced = self.offset
+        self._is_unsound = False  # a sync has failed
+        self._stay_s, self._stayed = stay_s, time.monotonic()
 
     def expect(self, algorithm: str, digest: str) -> None:
         """Nothing that is written from here on counts before it was found to have this *digest*."""
@@ -130,6 +141,9 @@ class Writer:
             hashing.result()
         self.offset += len(view)
         self._sync_beside()
+        if time.monotonic() - self._stayed >= self._stay_s:
+            self._stayed = time.monotonic()
+            self._sessions.stays(self)
         return self.offset
 
     def _check_ours(self, is_ours: bool) -> None:
@@ -142,7 +156,10 @@ class Writer:
             raise UploadTooLarge(limit_bytes=limit, got=stop)
         if self.size is None and stop > self._reserved:
             step = -(-stop // _RESERVE_BYTES) * _RESERVE_BYTES
-            self._reserved = self._sessions.reserve(self.uid, step, fence=self.fence)
+            try:
+                self._reserved = self._sessions.reserve(self.uid, step, fence=self.fence)
+            except (UploadQuota, DiskReserved):  # there may be room for what came
+                self._reserved = self._sessions.reserve(self.uid, stop, fence=self.fence)
 
     def _hash(self, view: memoryview) -> Future[object] | None:
         running, hasher = self._running, self._hasher
@@ -164,15 +181,23 @@ class Writer:
         if self._partial.length - self._synced < _SYNC_BYTES or self._checksum is not None:
             return
         if self._syncing is None or self._syncing.done():
+            self._wait_for_sync()  # of one that failed nobody else would hear
             self._synced = self._partial.length
-            self._syncing = self._sessions.submit(self._partial.sync)
+            self._syncing = self._sessions.submit(self._sync)
+
+    def _sync(self) -> None:
+        try:
+            self._partial.sync()
+        except BaseException:
+            self._is_unsound = True
+            raise
 
     def set_size(self, size: int) -> None:
         """Say the length that was not known at creation; see `Uploads.set_size`. Raises `LengthMismatch` also when
-        more is there already."""
+        more is there already, `UploadTaken` once a newer writer has the session."""
         if size < self.offset:
             raise LengthMismatch(expected=f"at least {self.offset}", got=size)
-        self._sessions.resize(self.uid, size)
+        self._sessions.resize(self.uid, size, fence=self.fence)
         self.size = size
 
     def close(self) -> int:
@@ -186,7 +211,7 @@ class Writer:
         try:
             self._check_ours(True)
             self._verify()
-            self._partial.sync()
+            self._sync()
             # Its mark has a name that is new, whoever began it.
             self._sessions.sync_names()
             with self._partial.owned() as is_ours:
@@ -212,7 +237,8 @@ class Writer:
         self._checksum, self._before = None, self._running
 
     def drop(self) -> None:
-        """End the writing without a checksum's verdict: what came under a checksum is dropped, other bytes stay."""
+        """End the writing without a checksum's verdict: what came under a checksum is dropped, and what a sync that
+        failed may have lost; other bytes stay."""
         if self._is_closed:
             return
         with contextlib.suppress(ForebayError):
@@ -220,16 +246,18 @@ class Writer:
         running = self._running if self._checksum is None else self._before
         self._running = None
         with contextlib.suppress(ForebayError), self._partial.owned() as is_ours:
-            if is_ours:
+            if is_ours and self._is_unsound:
+                self._partial.fall_back()
+            elif is_ours:
                 self._running = running  # else another's bytes may be behind those that it is of
                 self._partial.forget()
         self.offset = self._partial.length
         self._end()
 
     def _wait_for_sync(self) -> None:
-        if self._syncing is not None:
-            self._syncing.result()
-            self._syncing = None
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            syncing.result()
 
     def _end(self) -> None:
         self._is_closed = True
@@ -249,11 +277,15 @@ class Writer:
             self.close()
             raise UploadIncomplete(self.uid, missing=() if self.size is None else ((self.offset, self.size),))
         self._is_closed = True
+        running = self._running
         try:
-            return self._sessions.finish(self, self._partial, self._running, digests or {})
+            upload = self._sessions.finish(self, self._partial, running, digests or {})
+            if upload is not None:
+                running = None  # of use for no one any more
+            return upload
         finally:
             self._partial.close()
-            self._sessions.ended(self, self._running)
+            self._sessions.ended(self, running)
 
     def cut(self) -> None:
         """Take nothing any more; from any thread. What was taken before stays."""

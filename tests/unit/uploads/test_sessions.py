@@ -1,8 +1,10 @@
 """Uploads of one folder: who may have them, what they may take, how they end, and what they become."""
 
+import errno
 import hashlib
 import os
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 import forebay
+import forebay.content.partial
 from forebay import Forebay, IncomingMessage
 from forebay.errors import (
     ChecksumMismatch,
@@ -18,6 +21,7 @@ from forebay.errors import (
     InvalidValue,
     LengthMismatch,
     OffsetMismatch,
+    StorageFailed,
     TooManyUploads,
     UnknownRequest,
     UnknownUpload,
@@ -538,3 +542,198 @@ def test_damaged_bytes_of_an_upload_are_not_given_out(bay: Forebay) -> None:
         upload.publish("bad")
     whole(bay)
     assert read(upload) == DATA
+
+
+# --- disks that fail, writers that are late -----------------------------------------------------------------
+
+
+def test_what_a_failed_sync_may_have_lost_does_not_count(bay: Forebay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells of it once: the next sync proves nothing, so the client sends those bytes again."""
+    uid = bay.uploads.create(owner=None, size=len(DATA)).uid
+    with bay.uploads.writer(uid, owner=None) as writer:
+        writer.write(DATA[:1000])
+        assert writer.close() == 1000
+    with bay.uploads.writer(uid, owner=None) as writer:
+        writer.write(DATA[1000:5000])
+        with monkeypatch.context() as patch:
+            patch.setattr("forebay.content.partial.sync_file", refused)
+            with pytest.raises(StorageFailed):
+                writer.close()
+    assert bay.uploads.state(uid, owner=None, settle=True).offset == 1000
+    with bay.uploads.writer(uid, owner=None, offset=1000) as writer:
+        writer.write(DATA[1000:])
+        with monkeypatch.context() as patch:
+            patch.setattr("forebay.content.partial.sync_file", refused)
+            with pytest.raises(StorageFailed):
+                writer.complete()
+    with bay.uploads.writer(uid, owner=None, offset=1000) as writer:
+        writer.write(DATA[1000:])
+        upload = writer.complete()
+    assert upload is not None
+    assert (upload.sha256, read(upload)) == (SHA256, DATA)
+
+
+def test_a_sync_that_fails_beside_the_writing_is_told(bay: Forebay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the ones after it do not fail."""
+    monkeypatch.setattr("forebay.uploads.writing._SYNC_BYTES", 1000)
+    results = iter([True, False])
+    sync = forebay.content.partial.sync_file
+    uid = bay.uploads.create(owner=None, size=len(DATA)).uid
+    with bay.uploads.writer(uid, owner=None) as writer:
+        monkeypatch.setattr(
+            "forebay.content.partial.sync_file", lambda it: refused(it) if next(results, False) else sync(it)
+        )
+        writer.write(DATA[:2000])
+        assert writer._syncing is not None
+        writer._syncing.exception()
+        with pytest.raises(StorageFailed):
+            writer.write(DATA[2000:4000])
+    assert bay.uploads.state(uid, owner=None, settle=True).offset == 0
+
+
+def refused(_: int) -> None:
+    raise OSError(errno.EIO, "refused")
+
+
+def test_nothing_stays_open_of_a_takeover_that_fails(bay: Forebay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is tried on a disk that is full."""
+    uid = bay.uploads.create(owner=None, size=len(DATA)).uid
+    with bay.uploads.writer(uid, owner=None) as writer:
+        writer.write(DATA[:1000])
+        writer.close()
+    before = len(list(Path("/dev/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        patch.setattr("forebay.content.partial.sync_file", refused)
+        for _ in range(5):
+            with pytest.raises(StorageFailed):
+                bay.uploads.writer(uid, owner=None)
+    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert bay.uploads.state(uid, owner=None, settle=True).offset == 1000
+
+
+def test_a_copy_counts_as_soon_as_its_mark_is_there(bay: Forebay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer was stopped in the middle of a write, and whoever copies what it has is killed between two names."""
+    monkeypatch.setattr("forebay.uploads.files._LOCK_WAIT_S", 0.0)
+    uid = bay.uploads.create(owner=None, size=len(DATA)).uid
+    stopped = bay.uploads.writer(uid, owner=None)
+    stopped.write(DATA[:1000])
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.suffix == ".new":
+            rename(path, target)
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with stopped._partial.owned():
+        monkeypatch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bay.uploads.writer(uid, owner=None)
+        monkeypatch.setattr(Path, "rename", rename)
+    assert bay.uploads.state(uid, owner=None, settle=True).offset == 1000
+    with pytest.raises(UploadTaken):
+        stopped.close()
+
+
+def test_what_may_be_content_is_never_open_again(bay: Forebay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stored it died before it said so; then the disk fails whoever goes on: no chunk is written to it."""
+    uid = send(bay, 0, b"abcdefghi", chunkCount=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(bay.uploads._rows, "finish", failed)
+        with pytest.raises(StorageFailed):
+            bay.uploads.get_upload(uid)
+    with monkeypatch.context() as patch:
+        patch.setattr("forebay.uploads.completion.sync_file", refused)
+        with pytest.raises(StorageFailed):
+            send(bay, 0, b"ABCDEFGHI", chunkCount=1, uploadUid=uid)
+    with pytest.raises(UploadFinished):
+        send(bay, 0, b"ABCDEFGHI", chunkCount=1, uploadUid=uid)
+    assert read(bay.uploads.get_upload(uid)) == b"abcdefghi"
+
+
+def failed(*_: object, **__: object) -> None:
+    raise StorageFailed("the catalog", reason="refused")
+
+
+def test_a_writer_that_is_late_says_no_length(bay: Forebay) -> None:
+    """Nor does one whose upload was cancelled."""
+    uid = bay.uploads.create(owner=None).uid
+    late = bay.uploads.writer(uid, owner=None)
+    late.write(b"abc")
+    with bay.uploads.writer(uid, owner=None) as writer:
+        with pytest.raises(UploadTaken):
+            late.set_size(3)
+        writer.write(b"def")
+        writer.set_size(6)
+        bay.uploads.cancel(uid, owner=None)
+        with pytest.raises(UploadTaken):
+            writer.set_size(6)
+    late.drop()
+
+
+def test_an_upload_that_is_written_for_long_does_not_expire(
+    bay: Forebay, make_bay: Callable[..., Forebay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process is who lets uploads expire."""
+    uid = bay.uploads.create(owner=None).uid
+    other = make_bay(folder=bay.folder)
+    with bay.uploads.writer(uid, owner=None) as writer:
+        first = bay.uploads.state(uid, owner=None).expires
+        assert first is not None
+        monkeypatch.setattr("forebay.uploads.writing.time.monotonic", lambda: time.time() + 86400)
+        writer.write(b"abc")
+        assert other.uploads.expire(now=first) == []
+        assert writer.write(b"def") == 6
+
+
+def test_an_upload_without_a_length_may_fill_its_owners_room(make_bay: Callable[..., Forebay]) -> None:
+    """What is reserved ahead is for convenience."""
+    bay = make_bay(min_free_disk_bytes=0, max_upload_bytes_per_owner=1000)
+    uid = bay.uploads.create(owner=None).uid
+    with bay.uploads.writer(uid, owner=None) as writer:
+        writer.write(bytes(1000))
+        with pytest.raises(UploadQuota):
+            writer.write(b"1")
+        assert writer.close() == 1000
+
+
+def test_parts_are_used_once(bay: Forebay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else their bytes would be taken off the owner's room twice."""
+    part = bay.uploads.create(owner=None, size=3, partial=True).uid
+    with bay.uploads.writer(part, owner=None) as writer:
+        writer.write(b"abc")
+        writer.complete()
+    finish = bay.uploads._rows.finish
+
+    def late(*args: Any, **values: Any) -> Any:
+        monkeypatch.setattr(bay.uploads._rows, "finish", finish)
+        assert bay.uploads.concatenate([part], owner=None).is_complete
+        return finish(*args, **values)
+
+    monkeypatch.setattr(bay.uploads._rows, "finish", late)
+    with pytest.raises(UploadTaken):
+        bay.uploads.concatenate([part], owner=None)
+    assert len(bay.uploads._rows.ids()) == 1
+
+
+def test_a_private_copy_that_was_not_finished_goes_with_its_upload(bay: Forebay) -> None:
+    """Whoever made it was killed."""
+    upload = whole(bay)
+    (bay.folder / "uploads" / "copies" / f"{upload.uploadUid}.1.1").touch()
+    bay.uploads.cancel(upload.uploadUid, owner=None)
+    assert files(bay) == []
+    (bay.folder / "uploads" / "copies" / f"{upload.uploadUid}.1.1").touch()
+    bay.uploads.expire()
+    assert files(bay) == []
+
+
+def test_a_part_that_is_there_twice_is_room_once(make_bay: Callable[..., Forebay]) -> None:
+    """Of its owner's."""
+    bay = make_bay(min_free_disk_bytes=0, max_upload_bytes_per_owner=1000)
+    part = bay.uploads.create(owner=None, size=600, partial=True).uid
+    with bay.uploads.writer(part, owner=None) as writer:
+        writer.write(bytes(600))
+        writer.complete()
+    with pytest.raises(UploadQuota):
+        bay.uploads.concatenate([part, part], owner=None)
+    assert bay.uploads.concatenate([part], owner=None).size == 600
