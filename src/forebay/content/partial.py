@@ -87,6 +87,15 @@ def read_mark(path: Path) -> Mark | None:
     return _parsed(data)
 
 
+def is_of(part: Path, mark: Mark) -> bool:
+    """Whether *part* is the file that *mark* speaks of."""
+    try:
+        stat = part.stat()
+    except FileNotFoundError:
+        return False
+    return stat.st_ino == mark.inode and stat.st_size >= mark.length
+
+
 def read_open_mark(descriptor: int) -> Mark | None:
     """The same of an open file, whatever its name is by now."""
     data = os.pread(descriptor, _MARK_BYTES, 0)
@@ -382,10 +391,8 @@ class Partials:
     def part_of(self, key: str, mark: Mark) -> Path | None:
         """The file that *mark* speaks of."""
         for path in self.folder.glob(f"{key}.*.part"):
-            with contextlib.suppress(FileNotFoundError):
-                stat = path.stat()
-                if stat.st_ino == mark.inode and stat.st_size >= mark.length:
-                    return path
+            if is_of(path, mark):
+                return path
         return None
 
     def newest_mark(self, key: str) -> Path | None:

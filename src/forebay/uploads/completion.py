@@ -199,7 +199,7 @@ class Completion:
             with storage_errors("an upload", self._folder.folder), path.open("xb") as target:
                 at = 0
                 for number, part in enumerate(parts):
-                    source = self._folder.part_of(part.id)
+                    source = self._folder.part_of(part.id, fence=part.fence)
                     size = part.size or 0
                     if source is None and size:
                         raise UploadIncomplete(part.id, missing=((0, size),))
@@ -212,7 +212,7 @@ class Completion:
                 _verify(mine, running, mine.digests)
                 os.fchmod(target.fileno(), 0o444)
                 sync_file(target.fileno())
-            used = list({part.id: part for part in parts})
+            used = {part.id: part.fence for part in parts}
             return self._commit(mine, path, running.hex("sha256"), mine.size, used=used)
 
     # --- a file on this machine -------------------------------------------------------------------------
@@ -235,7 +235,9 @@ class Completion:
 
     # --- the end ---------------------------------------------------------------------------------------
 
-    def _commit(self, row: UploadRow, path: Path, sha256: str, size: int, *, used: Sequence[str] = ()) -> UploadRow:
+    def _commit(
+        self, row: UploadRow, path: Path, sha256: str, size: int, *, used: Mapping[str, int] | None = None
+    ) -> UploadRow:
         """Bytes that are synced become content; durable on return (DESIGN.md, invariant 2)."""
         with self._lock:
             self._staged.add((row.id, row.fence))
@@ -243,10 +245,10 @@ class Completion:
             (error,) = self._store.adopt([(self._folder.staged(row.id, path), sha256, False)])
             if error is not None:
                 raise error
-            done = self._finish(row, sha256=sha256, size=size, used=used)
+            done = self._finish(row, sha256=sha256, size=size, used=list(used or ()))
         self._kept.take(row.id)
-        for uid in (row.id, *used):
-            self._folder.discard(uid)
+        for uid, fence in {row.id: row.fence, **(used or {})}.items():
+            self._folder.clear(uid, fence=fence)
         return done
 
     def _finish(self, row: UploadRow, *, sha256: str | None, size: int, used: Sequence[str] = ()) -> UploadRow:

@@ -8,9 +8,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from forebay.content.partial import Mark, PartialFile, Partials, read_mark
+from forebay.content.partial import Mark, PartialFile, Partials, is_of, read_mark
 from forebay.durable import storage_errors, sync_file, sync_folder
 from forebay.errors import UploadTaken
 
@@ -19,9 +20,20 @@ from forebay.errors import UploadTaken
 _LOCK_WAIT_S = 2.0
 _LOCK_LOOK_S = 0.01
 _COPY_BYTES = 1 << 30
+# Takeovers in a row that came to nothing. Beyond that the whole folder is looked through.
+_NEAR = 4
 _NAMED = 4096  # files whose names are known to be on the disk
 _READ_BYTES = 1 << 20
 _FICLONE = 0x40049409  # linux/fs.h; Python has no name for it
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The file of an upload, and its mark: what that says, and where it is."""
+
+    mark: Mark
+    mark_path: Path
+    part: Path
 
 
 class UploadFolder:
@@ -43,25 +55,24 @@ class UploadFolder:
         puts no byte into it any more. *holding* keeps others from taking it over meanwhile, and raises
         `UploadTaken` when one has."""
         while True:
-            found = self._newest(uid)
-            if found is None:
+            before = self._newest(uid, fence, is_mine=True)
+            if before is None:
                 with holding():
-                    if self._newest(uid) is None:
+                    if self._newest(uid, fence, is_mine=True) is None:
                         return self._created(uid, fence)
                 continue
-            before, part = found
-            with _locked(part) as is_locked:
+            with _locked(before.part) as is_locked:
                 with holding():
-                    found = self._newest(uid)
-                    if found is None or found[1] != part or found[0].inode != before.inode:
+                    found = self._newest(uid, fence, is_mine=True)
+                    if found is None or found.part != before.part or found.mark.inode != before.mark.inode:
                         continue
                     if is_locked:
                         # Read again: until the lock was ours, its writer may have acknowledged more.
-                        return self._renamed(uid, fence, part, found[0])
-                    self._take_mark(uid, fence)
-                mark, copy = self._copied(uid, fence, part)
+                        return self._renamed(uid, fence, found.part, found.mark, before=found)
+                    self._take_mark(uid, fence, found)
+                mark, copy = self._copied(uid, fence, found.part)
                 with holding():
-                    return self._renamed(uid, fence, copy, mark)
+                    return self._renamed(uid, fence, copy, mark, before=found)
 
     def _created(self, uid: str, fence: int) -> PartialFile:
         partial = self._partials.create(uid, fence=fence, generation=1)
@@ -72,21 +83,19 @@ class UploadFolder:
             raise
         return partial
 
-    def _renamed(self, uid: str, fence: int, part: Path, mark: Mark) -> PartialFile:
+    def _renamed(self, uid: str, fence: int, part: Path, mark: Mark, *, before: _Found) -> PartialFile:
         name = f"{uid}.{fence}"
         partial = PartialFile.take_over(self._partials.folder, name, part, mark, ring=lambda: None)
         with storage_errors("a partial file", self._partials.folder):
-            for path in self._partials.folder.glob(f"{uid}.*"):
+            for path in (before.mark_path, before.part):  # where they have not moved
                 if path.stem != name:
                     path.unlink(missing_ok=True)
         return partial
 
-    def _take_mark(self, uid: str, fence: int) -> None:
+    def _take_mark(self, uid: str, fence: int, found: _Found) -> None:
         """From here on, whoever has the file finds that it is not theirs, and acknowledges nothing more."""
-        folder = self._partials.folder
-        with storage_errors("a partial file", folder):
-            newest = max(folder.glob(f"{uid}.*.mark"), key=_fence_of)
-            newest.rename(folder / f"{uid}.{fence}.mark")
+        with storage_errors("a partial file", self._partials.folder):
+            found.mark_path.rename(self._partials.folder / f"{uid}.{fence}.mark")
 
     def _copied(self, uid: str, fence: int, part: Path) -> tuple[Mark, Path]:
         """A copy of what counts of *part*, and the mark of that."""
@@ -103,30 +112,47 @@ class UploadFolder:
                 sync_file(target.fileno())
         return mark, copy
 
-    def _newest(self, uid: str) -> tuple[Mark, Path] | None:
-        """The mark of who was the last to take the upload over, and its file."""
-        paths = sorted(self._partials.folder.glob(f"{uid}.*.mark"), key=_fence_of, reverse=True)
-        for path in paths:
-            mark = read_mark(path)
-            part = None if mark is None else self._partials.part_of(uid, mark)
-            if mark is not None and part is not None:
-                return mark, part
+    def _newest(self, uid: str, fence: int, *, is_mine: bool = False) -> _Found | None:
+        """What there is of who was the last to take the upload over. *fence*: the last one that is known of;
+        *is_mine*: there is none behind it.
+
+        By names, for a look through the folder takes the longer the more uploads there are."""
+        folder = self._partials.folder
+        for number in _near(fence):
+            found = self._read(uid, folder / f"{uid}.{number}.mark")
+            if found is not None:
+                return found
+        if fence == 0 or (is_mine and fence <= _NEAR):
+            return None  # nobody had taken it over by then; all names there can be are looked at
+        for path in sorted(folder.glob(f"{uid}.*.mark"), key=_fence_of, reverse=True):
+            found = self._read(uid, path)
+            if found is not None:
+                return found
         return None
 
-    def length(self, uid: str) -> int:
-        """How many bytes are there."""
-        found = self._newest(uid)
-        return 0 if found is None else found[0].length
+    def _read(self, uid: str, mark_path: Path) -> _Found | None:
+        mark = read_mark(mark_path)
+        if mark is None:
+            return None
+        named = mark_path.with_suffix(".part")
+        # Whoever took it over may have been killed before it had that name.
+        part = named if is_of(named, mark) else self._partials.part_of(uid, mark)
+        return None if part is None else _Found(mark, mark_path, part)
 
-    def synced(self, uid: str) -> int:
+    def length(self, uid: str, *, fence: int) -> int:
+        """How many bytes are there. *fence*: the last one that is known of; so with the next ones."""
+        found = self._newest(uid, fence)
+        return 0 if found is None else found.mark.length
+
+    def synced(self, uid: str, *, fence: int) -> int:
         """How many bytes are on the disk, as whoever writes them has noted."""
-        found = self._newest(uid)
-        return 0 if found is None else min(found[0].synced, found[0].length)
+        found = self._newest(uid, fence)
+        return 0 if found is None else min(found.mark.synced, found.mark.length)
 
-    def part_of(self, uid: str) -> Path | None:
+    def part_of(self, uid: str, *, fence: int) -> Path | None:
         """The file with the bytes of an upload that nobody writes."""
-        found = self._newest(uid)
-        return None if found is None else found[1]
+        found = self._newest(uid, fence)
+        return None if found is None else found.part
 
     # --- bytes that come in any order ------------------------------------------------------------------
 
@@ -177,6 +203,16 @@ class UploadFolder:
     def sync(self) -> None:
         """Make the names survive a crash of the machine."""
         self._partials.sync_folder()
+
+    def clear(self, uid: str, *, fence: int) -> None:
+        """Remove the files of an upload that is complete. What cannot be removed is the sweep's, and what takeovers
+        long ago have left."""
+        folder = self._partials.folder
+        with contextlib.suppress(OSError):
+            for suffix in ("mark", "part", "whole", "new"):  # a mark without its file would only mislead
+                for number in (*_near(fence), 0):
+                    (folder / f"{uid}.{number}.{suffix}").unlink(missing_ok=True)
+            (folder / f"{uid}.stage").unlink(missing_ok=True)
 
     def discard(self, uid: str) -> None:
         """Remove all that is left of the bytes of an upload."""
@@ -279,6 +315,11 @@ def copy_range(source: int, target: int, start: int, stop: int, at: int) -> None
                 raise OSError(f"shorter than it should be: {start} of {stop} bytes")
             done = os.pwrite(target, data, at)
         start, at = start + done, at + done
+
+
+def _near(fence: int) -> range:
+    """The fences that its files may have the names of, the newest first."""
+    return range(fence, max(fence - _NEAR, 0), -1)
 
 
 def _fence_of(path: Path) -> int:

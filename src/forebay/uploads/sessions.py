@@ -189,18 +189,19 @@ class Uploads:
             return row.size or 0
         if row.kind == "chunks":
             return sum(extent.size for extent in self._rows.chunks(row.id))
-        return self._files.synced(row.id)
+        return self._files.synced(row.id, fence=row.fence)
 
     def set_size(self, uid: str, *, owner: str | None, size: int) -> None:
         """Say the length that was not known at creation; durable on return. Saying it again is fine, another one
         `LengthMismatch`."""
-        self.resize(self._settled(uid, owner).id, size, fence=None)
-
-    def resize(self, uid: str, size: int, *, fence: int | None) -> None:
-        """`set_size` for the writer of *fence*."""
-        there = self._files.length(uid)
+        row = self._settled(uid, owner)
+        there = self._files.length(row.id, fence=row.fence)
         if size < there:
             raise LengthMismatch(expected=f"{there} or more", got=size)
+        self._rows.set_size(row.id, _checked_size(size), fence=None, limits=self._limits())
+
+    def resize(self, uid: str, size: int, *, fence: int) -> None:
+        """`set_size` for the writer of *fence*, who knows how much is there."""
         self._rows.set_size(uid, _checked_size(size), fence=fence, limits=self._limits())
 
     def writer(
@@ -317,7 +318,7 @@ class Uploads:
     def _completed(self, row: UploadRow, digests: Mapping[str, str]) -> UploadRow:
         while row.state != "complete":
             if row.kind == "sequential":
-                length = self._files.length(row.id)
+                length = self._files.length(row.id, fence=row.fence)
                 if length != row.size:  # whoever writes it is not disturbed
                     before, row = row, self._settled(row.id, ANYONE)
                     if (row.state, row.fence) != (before.state, before.fence):

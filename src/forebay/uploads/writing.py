@@ -46,7 +46,7 @@ class Sessions(Protocol):
         """See `forebay.catalog.uploads.UploadRows.reserve`."""
         ...
 
-    def resize(self, uid: str, size: int, *, fence: int | None) -> None:
+    def resize(self, uid: str, size: int, *, fence: int) -> None:
         """Say the length."""
         ...
 

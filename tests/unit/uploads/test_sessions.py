@@ -737,3 +737,33 @@ def test_a_part_that_is_there_twice_is_room_once(make_bay: Callable[..., Forebay
     with pytest.raises(UploadQuota):
         bay.uploads.concatenate([part, part], owner=None)
     assert bay.uploads.concatenate([part], owner=None).size == 600
+
+
+def test_no_upload_is_looked_for_among_all_files(bay: Forebay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: from its creation to its end its files are found by name."""
+
+    def looked(*_: object) -> None:
+        raise AssertionError("looked through the folder")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", looked)
+        uid = bay.uploads.create(owner=None, size=len(DATA)).uid
+        for start in range(0, len(DATA), 50_000):
+            assert bay.uploads.state(uid, owner=None, settle=True).offset == start
+            with bay.uploads.writer(uid, owner=None, offset=start) as writer:
+                writer.write(DATA[start : start + 50_000])
+                writer.close()
+        assert read(bay.uploads.get_upload(uid)) == DATA
+    assert files(bay) == []
+
+
+def test_takeovers_that_came_to_nothing_lose_nothing(bay: Forebay) -> None:
+    """Not even many in a row, each killed before it had the file."""
+    uid = bay.uploads.create(owner=None, size=len(DATA)).uid
+    with bay.uploads.writer(uid, owner=None) as writer:
+        writer.write(DATA[:1000])
+        writer.close()
+    for _ in range(10):
+        assert bay.uploads._rows.take(uid, expires=time.time() + 1000) is not None
+    assert bay.uploads.state(uid, owner=None).offset == 1000
+    assert bay.uploads.state(uid, owner=None, settle=True).offset == 1000
