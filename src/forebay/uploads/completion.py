@@ -137,6 +137,11 @@ class Completion:
                 running.read_on(file.fileno(), [(running.length, row.size)])
         try:
             _verify(row, running, wanted)
+        except UploadMismatch:
+            with _sound(partial):  # it stays, and what is told of it is what is on the disk
+                partial.sync()
+            self._folder.sync()
+            raise
         finally:
             self._kept.keep(row.id, running)  # should anything be in the way, it need not be read again
         try:

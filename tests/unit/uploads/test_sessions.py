@@ -767,3 +767,13 @@ def test_takeovers_that_came_to_nothing_lose_nothing(bay: Forebay) -> None:
         assert bay.uploads._rows.take(uid, expires=time.time() + 1000) is not None
     assert bay.uploads.state(uid, owner=None).offset == 1000
     assert bay.uploads.state(uid, owner=None, settle=True).offset == 1000
+
+
+def test_what_does_not_match_is_there_all_the_same(bay: Forebay) -> None:
+    """Its offset is told by whoever only looks, too."""
+    uid = bay.uploads.create(owner=None, size=3, digests={"sha256": "0" * 64}).uid
+    with bay.uploads.writer(uid, owner=None) as writer:
+        writer.write(b"abc")
+        with pytest.raises(UploadMismatch):
+            writer.complete()
+    assert bay.uploads.state(uid, owner=None).offset == 3
