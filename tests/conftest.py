@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import pytest
 
 import forebay
+from clients import chromium, clients, node, tuspy_python  # noqa: F401 - fixtures
 from forebay import Forebay
 from origin import Origin
 

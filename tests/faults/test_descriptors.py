@@ -90,7 +90,7 @@ def test_three_hundred_fetches_leave_nothing_open(
 
 
 TWICE = """
-with forebay.open(ask["folder"], max_downloads_per_host=4, max_attempts=1, backoff_base_s=0.01) as bay:
+with forebay.open(ask["folder"], max_downloads_per_host=4, max_attempts=2, backoff_base_s=0.01) as bay:
     def fetch(urls):
         return [fetched.how for fetched in bay.fetch_many(urls)]
     fetch(ask["warm_up"]), fetch(ask["warm_up"])
@@ -111,7 +111,7 @@ def test_downloads_that_start_over_leave_nothing_open(
 
     def serve(names: range) -> list[str]:
         for number in names:
-            origin.serve(f"/{number}", Sequence(cut, Status(503), Resource(b"new", etag='"new"')))
+            origin.serve(f"/{number}", Sequence(cut, Status(503), Status(503), Resource(b"new", etag='"new"')))
         return [origin.url(f"/{number}") for number in names]
 
     child = spawn(COUNT + TWICE, folder=tmp_path / "bay", warm_up=serve(range(4)), urls=serve(range(4, 54)))

@@ -131,6 +131,8 @@ def test_each_route_states_its_scope(asking: Callable[..., httpx.Client]) -> Non
         for method, operation in methods.items():
             if not path.startswith("/v1/") or path.endswith("/content"):
                 continue
+            if method == "options":
+                continue  # what a browser asks before it asks with a token
             stated += 1
             assert operation["x-scope"] in ("read", "write", "admin"), path
             lacking = operation["x-scope"] != "read"
