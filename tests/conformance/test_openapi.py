@@ -87,7 +87,7 @@ def test_the_server_does_what_its_document_says(serve: Callable[..., Any], origi
     configuration = tmp_path / "schemathesis.toml"
     configuration.write_text(configure(known, bound))
     argv = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration), "--no-color", "run"]
-    argv += ["--max-examples", "12", "--generation-deterministic", "--request-timeout", "60"]
+    argv += ["--max-examples", "6", "--generation-deterministic", "--request-timeout", "60"]
     argv += ["--exclude-checks", BEYOND_A_SCHEMA, f"{served.url}/openapi.json"]
     (tmp_path / "hooks.py").write_text(HOOKS)
     env = {**os.environ, "NO_PROXY": "*", "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}
@@ -107,7 +107,7 @@ def test_exposed_functions_do_what_the_document_says(serve: Callable[..., Any], 
     # Those that neither fail on purpose nor wait for somebody.
     functions = "^/v1/call/(report|uploaded|picky|nothing|text|doubled|governed)$|^/item|^/start"
     argv = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(configuration), "--no-color", "run"]
-    argv += ["--max-examples", "12", "--generation-deterministic", "--request-timeout", "60"]
+    argv += ["--max-examples", "6", "--generation-deterministic", "--request-timeout", "60"]
     argv += ["--include-path-regex", functions, "--exclude-checks", BEYOND_A_SCHEMA, f"{served.url}/openapi.json"]
     done = subprocess.run(argv, cwd=tmp_path, env={**os.environ, "NO_PROXY": "*"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -192,7 +193,9 @@ def test_a_flood_of_fields(api: Api, place: str) -> None:
 
 def test_names_with_every_byte(api: Api) -> None:
     """In a path, in Content-Disposition, in Upload-Metadata: a name is data, and never part of a path on disk."""
-    names = [bytes([byte]) for byte in range(256)] + [b"../../x", b"/etc/passwd", b"..", b".", b"a\\b", b"x" * 300]
+    alone = [bytes([byte]) for byte in (0, 9, 10, 13, 27, 32, 34, 37, 46, 47, 58, 92, 127, 128, 160, 255)]
+    together = [bytes(range(first, first + 16)) for first in range(0, 256, 16)]
+    names = alone + together + [b"../../x", b"/etc/passwd", b"..", b".", b"a\\b", b"x" * 300]
     before = files_of(api.served.folder)
 
     def send(name: bytes) -> None:
@@ -201,7 +204,7 @@ def test_names_with_every_byte(api: Api) -> None:
         made = "inline; filename*=UTF-8''" + escaped
         api.ask("DELETE", upload(api.ask("POST", CREATION, ("Content-Disposition", made), ("Content-Length", "0"))))
         if min(name) > 31 and 127 not in name:
-            plain = 'inline; filename="' + name.decode("latin-1") + '"'
+            plain = 'inline; filename="' + re.sub(r'(["\\])', r"\\\1", name.decode("latin-1")) + '"'
             answer = api.ask("POST", CREATION, ("Content-Disposition", plain), ("Content-Length", "0"))
             place = upload(answer)
             assert api.get(place).status == 200

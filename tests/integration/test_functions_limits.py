@@ -238,7 +238,7 @@ def test_no_client_takes_a_half_for_the_whole(http: httpx.Client, served: Any, n
     with pytest.raises(httpx.RemoteProtocolError):
         http.get(f"/v1/call/{name}")
     curl = subprocess.run(["curl", "-s", f"{served.url}/v1/call/{name}"], capture_output=True)
-    assert curl.returncode == 18
+    assert curl.returncode in (18, 52)  # cut, perhaps before the head that was held back went out
     served.wait_to_say(rf"/v1/call/{name}: hunter2 \[[0-9a-f]+\]")
 
 

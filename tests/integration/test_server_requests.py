@@ -404,7 +404,7 @@ def test_a_version_that_nothing_came_of_stays_a_duplicate(api: httpx.Client, ori
     stored = version_of(api, request_id)
     held.hold()
     api.post(f"/v1/request/{request_id}/refresh")
-    held.arrived()
+    held.arrived(2)
     begun = api.get(f"/v1/request/{request_id}/response/latest").json()
     assert begun["version"] > stored["version"]
     held.release()
