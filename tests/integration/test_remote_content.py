@@ -15,6 +15,8 @@ import pytest
 import forebay
 from conftest import Child, Served
 from forebay import OriginError, RemoteForebay, ServerUnreachable, StateError
+from forebay.client import fetching
+from forebay.core.retry import RetryPolicy
 from forebay.errors import FollowBroken
 from origin import Chunked, Drip, Exchange, Origin, Resource, Status, blob
 from wire import Wire
@@ -230,9 +232,11 @@ def test_what_was_damaged_here_is_begun_anew(wire: Wire, connect: Open, origin: 
 
 
 def test_a_server_that_starts_anew(
-    serve: Callable[..., Served], connect: Open, origin: Origin, tmp_path: Path
+    serve: Callable[..., Served], connect: Open, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kill -9 in the middle of a content and of a fetch: whoever waits gets the right bytes from the next one."""
+    patient = RetryPolicy(max_attempts=60, backoff_base_s=0.1, backoff_max_s=1.0)  # however long it takes to start
+    monkeypatch.setattr(fetching, "AGAIN", patient)
     gate = Semaphore(2)
     body = blob(3_000_000)
     origin.serve("/slow", Drip(Resource(body), 1_000_000, gate))

@@ -23,8 +23,8 @@ Tell = Callable[[Progress], None]
 # How long the server may keep an answer back: until something happens; or as often as a progress bar moves.
 WAIT_S = 10.0
 WATCH_S = 0.2
-# A server that was there a moment ago is starting anew, or the network changes: some 20 s of patience.
-AGAIN = RetryPolicy(max_attempts=10, backoff_base_s=0.1, backoff_max_s=4.0)
+# A server that was there a moment ago is starting anew, or the network changes: some 10 s of patience.
+AGAIN = RetryPolicy(max_attempts=7, backoff_base_s=0.1, backoff_max_s=4.0)
 
 _STRATEGY: TypeAdapter[AnyStrategy] = TypeAdapter(AnyStrategy)
 
