@@ -18,6 +18,8 @@ import pytest
 import forebay
 from conftest import Child, Served
 from forebay import Response, ServerUnreachable
+from forebay.client import fetching
+from forebay.core.retry import RetryPolicy
 from forebay.errors import FileChanged, ForebayError, InvalidValue, UnknownUpload, UploadTooLarge
 from forebay.reports import Sending
 from origin import blob
@@ -29,6 +31,12 @@ MIB = 1 << 20
 LARGE = 33 * MIB
 CUT = 20 * MIB
 PARALLEL = pytest.mark.parametrize("parallel", [1, 4])
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients give up after two seconds, where a server stays away."""
+    monkeypatch.setattr(fetching, "AGAIN", RetryPolicy(max_attempts=6, backoff_base_s=0.1, backoff_max_s=0.8))
 
 
 @pytest.fixture(scope="module")
