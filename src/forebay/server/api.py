@@ -17,10 +17,10 @@ from forebay.api_models import Health, Problem
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.errors import BodyInvalid, ForebayError, InvalidValue, MethodRefused, RequestError, UnknownPath
 from forebay.functions.registry import Registry
+from forebay.messages.asgi import Scope
 from forebay.messages.problems import note_if_ours, problem_body
 from forebay.server.apidocs import POLICY, content_paths, page
 from forebay.server.basin import Basin
-from forebay.server.bodies import Scope
 from forebay.server.deliver import root_of
 from forebay.server.functiondocs import function_paths
 from forebay.server.own import make_own_router

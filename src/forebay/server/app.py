@@ -14,20 +14,12 @@ from urllib.parse import quote
 from forebay.bay import Forebay
 from forebay.catalog.tokens import Scope as TokenScope
 from forebay.errors import ClientGone, MethodRefused
+from forebay.messages.asgi import Disconnected, Message, Receive, Scope
 from forebay.messages.problems import note_if_ours
 from forebay.server.access import Access, Granted, Hosts, Origins
 from forebay.server.api import make_api, scope_needed
 from forebay.server.basin import Basin
-from forebay.server.bodies import (
-    Disconnected,
-    Message,
-    Receive,
-    Scope,
-    as_json,
-    check_document,
-    check_json,
-    read_body,
-)
+from forebay.server.bodies import as_json, check_document, check_json, read_body
 from forebay.server.chunks import Chunks
 from forebay.server.cors import Cors
 from forebay.server.deliver import Delivery

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from forebay.errors import BodyInvalid, BodyTooLarge, BodyTooSlow, MediaTypeRefused
-from forebay.messages.asgi import Disconnected as Disconnected
-from forebay.messages.asgi import Message as Message
-from forebay.messages.asgi import Receive as Receive
-from forebay.messages.asgi import Scope as Scope
+from forebay.messages.asgi import Message, Receive, Scope
 from forebay.messages.documents import read_document
 
 MAX_BODY_BYTES = 1 << 20

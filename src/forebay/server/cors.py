@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 
+from forebay.messages.asgi import Field, Message, Scope, Send
 from forebay.server.access import Origins
-from forebay.server.bodies import Message, Scope
-from forebay.server.problems import Field, Send
 
 _METHODS = b"POST, HEAD, PATCH, PUT, GET, DELETE, OPTIONS"
 # Browsers keep it two hours at most (Chromium) or a day (Firefox).

@@ -38,16 +38,17 @@ from forebay.errors import (
     UnknownVersion,
 )
 from forebay.fetch.told import told
-from forebay.messages.outflow import OUTFLOW
+from forebay.messages.asgi import Field, Receive, Scope, Send
+from forebay.messages.outflow import OUTFLOW, Reader, StoredSource, read_all
+from forebay.messages.problems import problem_body
 from forebay.models import UNDER_WAY
 from forebay.retold import failure_of
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
-from forebay.server.bodies import Receive, Scope
 from forebay.server.hot import SMALL_BYTES, K, OncePerTurn, SmallBodies, UntilCommit, V
 from forebay.server.parameters import parameters_of, read_target
-from forebay.server.pieces import LandingSource, Reader, StoredSource, read_all
-from forebay.server.problems import SECURITY_FIELDS, Field, Send, problem_body, problem_fields, problem_of
+from forebay.server.pieces import LandingSource
+from forebay.server.problems import SECURITY_FIELDS, problem_fields, problem_of
 
 # Fields that make an answer another than the usual one.
 _SPECIAL = frozenset(

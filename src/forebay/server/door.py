@@ -19,16 +19,15 @@ from forebay.core.fields import Forward, format_age, format_cache_status
 from forebay.core.targets import Target
 from forebay.core.urls import show_url
 from forebay.errors import ContentRotten, MethodRefused, UnknownVersion
+from forebay.messages.asgi import Receive, Scope, Send
+from forebay.messages.outflow import Reader
 from forebay.models import UNDER_WAY, RequestSpec, invalid_from
 from forebay.reports import Fetched
 from forebay.server.access import Granted
 from forebay.server.basin import Basin, Changes
-from forebay.server.bodies import Receive, Scope
 from forebay.server.deliver import Delivery, content_path, root_of, version_links
 from forebay.server.hot import UntilCommit
 from forebay.server.parameters import Parameters, parameters_of, read_target
-from forebay.server.pieces import Reader
-from forebay.server.problems import Send
 from forebay.wishes import Wish
 
 PREFIX = b"/r/"

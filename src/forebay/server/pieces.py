@@ -7,9 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 
 from forebay.content.following import Following
-from forebay.messages.outflow import Reader as Reader
-from forebay.messages.outflow import StoredSource as StoredSource
-from forebay.messages.outflow import read_all as read_all
+from forebay.messages.outflow import Reader
 
 
 class LandingSource:

@@ -17,10 +17,8 @@ from forebay.errors import (
     TokenInvalid,
     TokenMissing,
 )
-from forebay.messages.asgi import Field as Field
-from forebay.messages.asgi import Send as Send
-from forebay.messages.problems import document_of, note_if_ours
-from forebay.messages.problems import problem_body as problem_body
+from forebay.messages.asgi import Field, Send
+from forebay.messages.problems import document_of, note_if_ours, problem_body
 
 # Each answer has them: a body is what its type says, and no page of another site may embed it (Fetch, "CORP").
 SECURITY_FIELDS: tuple[Field, ...] = (

@@ -26,10 +26,10 @@ from forebay.errors import (
     UploadTooLarge,
     UploadVersionRefused,
 )
+from forebay.messages.asgi import Disconnected, Field, Message, Receive, Scope, Send
 from forebay.server.access import Granted
-from forebay.server.bodies import Disconnected, Message, Receive, Scope
 from forebay.server.deliver import Delivery
-from forebay.server.problems import SECURITY_FIELDS, Field, Send, send_problem
+from forebay.server.problems import SECURITY_FIELDS, send_problem
 from forebay.server.uploaded import send_upload
 from forebay.server.uploading import Intake
 from forebay.uploads.states import UploadState

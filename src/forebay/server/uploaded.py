@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 
 from forebay.core.delivery import Content
 from forebay.core.fields import format_http_date
+from forebay.messages.asgi import Receive, Scope, Send
 from forebay.messages.outflow import Reader
 from forebay.models import Upload
-from forebay.server.bodies import Receive, Scope
 from forebay.server.deliver import Delivery
-from forebay.server.problems import Send
 from forebay.uploads.states import UploadState
 
 

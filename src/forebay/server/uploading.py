@@ -16,8 +16,8 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from forebay.errors import UploadStalled, UploadTaken
+from forebay.messages.asgi import Disconnected, Receive
 from forebay.server.basin import Basin
-from forebay.server.bodies import Disconnected, Receive
 from forebay.uploads.sessions import Uploads
 from forebay.uploads.states import UploadState
 from forebay.uploads.writing import Writer

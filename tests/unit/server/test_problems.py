@@ -29,7 +29,8 @@ from forebay.errors import (
     UnknownRequest,
     UnknownVersion,
 )
-from forebay.server.problems import problem, problem_body, problem_fields, problem_of, send_problem
+from forebay.messages.problems import problem_body
+from forebay.server.problems import problem, problem_fields, problem_of, send_problem
 
 
 def sent(error: Exception, **more: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
