@@ -339,8 +339,8 @@ def small(spawn: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     disk = tmp_path / "disk"
     disk.mkdir()
 
-    def start(script: str, *, keep: int = 0, leave: int = 0) -> dict[str, dict[str, Any]]:
-        under = on_a_small_disk(disk, size_mib=12)
+    def start(script: str, *, keep: int = 0, leave: int = 0, size_mib: int = 12) -> dict[str, dict[str, Any]]:
+        under = on_a_small_disk(disk, size_mib=size_mib)
         child = spawn(FULL + script, under=under, disk=str(disk), keep=keep, leave=leave)
         return {one["event"]: one for one in child.result()}
 
@@ -406,3 +406,42 @@ tell("small", lambda: bay.uploads.create(owner=None, size=1000).uid)
     assert said["first"]["code"] is None
     assert (said["second"]["code"], said["second"]["status"]) == ("disk_reserved", 507)
     assert said["small"]["code"] is None
+
+
+def test_what_came_is_not_still_to_come(small: Callable[..., Any]) -> None:
+    """While an upload is being written, what is on the disk of it is not reserved as well."""
+    said = small(
+        """
+writer = bay.uploads.writer(bay.uploads.create(owner=None, size=48 << 20).uid, owner=None, offset=0)
+for _ in range(40):
+    writer.write(bytes(1 << 20))
+tell("second", lambda: bay.uploads.create(owner=None, size=16 << 20).uid)
+tell("third", lambda: bay.uploads.create(owner=None, size=32 << 20).uid)
+writer.close()
+""",
+        keep=2 * MIB,
+        size_mib=96,
+    )
+    assert said["second"]["code"] is None
+    assert said["third"]["code"] == "disk_reserved"
+
+
+def test_a_private_copy_leaves_as_much_free_as_an_upload(small: Callable[..., Any]) -> None:
+    """There is none where it would take the last space; what it would be of stays readable."""
+    said = small(
+        """
+uid = bay.uploads.create(owner=None, size=len(data)).uid
+pour(uid, 0)
+upload = bay.uploads.get_upload(uid)
+fill()
+tell("copy", lambda: str(upload.path))
+tell("read", lambda: upload.open().read() == data)
+(disk / "ballast").unlink()
+tell("later", lambda: upload.path.read_bytes() == data)
+""",
+        keep=2 * MIB,
+        leave=4 * MIB,
+    )
+    assert (said["copy"]["code"], said["copy"]["status"]) == ("disk_reserved", 507)
+    assert said["read"]["got"]
+    assert said["later"]["got"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from forebay.content.partial import Mark, PartialFile, Partials, is_of, read_mark
 from forebay.durable import storage_errors, sync_file, sync_folder
-from forebay.errors import UploadTaken
+from forebay.errors import DiskReserved, UploadTaken
 
 # A writer holds the lock for one piece. Whoever holds it for longer was stopped in the middle of that: then what is
 # there is copied, so that nobody waits for a process that may never go on.
@@ -240,14 +240,15 @@ class UploadFolder:
 
     # --- private copies --------------------------------------------------------------------------------
 
-    def private_copy(self, uid: str, source: Path) -> Path:
-        """A file of the caller's own with the bytes of *source*: made unless it is there."""
+    def private_copy(self, uid: str, source: Path, *, free_bytes: int) -> Path:
+        """A file of the caller's own with the bytes of *source*: made unless it is there. Raises `DiskReserved` if
+        that takes more than *free_bytes*."""
         path = self._copy_path(uid)
         with storage_errors("a copy of an upload", self.folder):
             if not path.exists():
                 early = self._copies / f"{uid}.{os.getpid()}.{time.monotonic_ns()}"
                 try:
-                    clone(source, early)
+                    clone(source, early, free_bytes=free_bytes)
                     with contextlib.suppress(FileExistsError):  # somebody else was faster: that one
                         path.hardlink_to(early)
                 finally:
@@ -283,13 +284,15 @@ def _locked(part: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def clone(source: Path, target: Path) -> None:
+def clone(source: Path, target: Path, *, free_bytes: int) -> None:
     """Make *target* of the bytes of *source*, for its owner only: sharing blocks where the file system can, else a
-    copy."""
+    copy. Raises `DiskReserved` when that takes more than *free_bytes*."""
     target.touch(mode=0o600, exist_ok=False)
     with source.open("rb") as from_file, target.open("r+b") as to_file:
         if not share(from_file.fileno(), to_file.fileno()):
             size = os.fstat(from_file.fileno()).st_size
+            if size > free_bytes:
+                raise DiskReserved(asked_bytes=size, free_bytes=free_bytes)
             copy_range(from_file.fileno(), to_file.fileno(), 0, size, 0)
 
 

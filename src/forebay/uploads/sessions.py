@@ -458,7 +458,8 @@ class Uploads:
         """See `Upload.path`."""
         row = self._seen(upload.uploadUid, ANYONE)
         self._open(row).close()
-        return self._files.private_copy(row.id, self._store.path(upload.sha256))
+        source, free_bytes = self._store.path(upload.sha256), self._limits().free_bytes
+        return self._files.private_copy(row.id, source, free_bytes=free_bytes)
 
     def open_upload(self, upload: Upload) -> BinaryIO:
         """See `Upload.open`."""

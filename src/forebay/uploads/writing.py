@@ -51,7 +51,7 @@ class Sessions(Protocol):
         ...
 
     def stays(self, writer: Writer) -> None:
-        """*writer* goes on: its upload does not expire."""
+        """*writer* goes on: its upload does not expire, and so much of it is there."""
         ...
 
     def ended(self, writer: Writer, running: Running | None) -> None:
@@ -142,9 +142,12 @@ class Writer:
         self.offset += len(view)
         self._sync_beside()
         if time.monotonic() - self._stayed >= self._stay_s:
-            self._stayed = time.monotonic()
-            self._sessions.stays(self)
+            self._stay()
         return self.offset
+
+    def _stay(self) -> None:
+        self._stayed = time.monotonic()
+        self._sessions.stays(self)
 
     def _check_ours(self, is_ours: bool) -> None:
         if self._is_cut or not is_ours:
@@ -184,6 +187,7 @@ class Writer:
             self._wait_for_sync()  # of one that failed nobody else would hear
             self._synced = self._partial.length
             self._syncing = self._sessions.submit(self._sync)
+            self._stay()  # what takes space on the disk by now is not still to come
 
     def _sync(self) -> None:
         try:
