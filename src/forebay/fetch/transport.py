@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 # Bytes that a slow body may wait in a block before followers and the watermark get them.
 FLUSH_AFTER_S = 0.02
 _IDLE_HANDLES = 32
+_HTTP_1 = (pycurl.CURL_HTTP_VERSION_1_0, pycurl.CURL_HTTP_VERSION_1_1)
 
 
 @dataclass(order=True, slots=True)
@@ -148,7 +149,7 @@ class Transport:
         """*exchange* is over; *verdict*: libcurl's error code and its words, None when it has none."""
         curl = exchange.curl
         self._exchanges.pop(curl, None)
-        _shun_surplus(curl)  # while libcurl still knows which connection it was
+        self._shun_surplus(curl)  # while libcurl still knows which connection it was
         self._multi.remove_handle(curl)
         tell = exchange.end(verdict)
         curl.reset()
@@ -157,6 +158,20 @@ class Transport:
         else:
             curl.close()
         _safely(tell)
+
+    def _shun_surplus(self, curl: pycurl.Curl) -> None:
+        """Shut a connection down on which bytes wait that nobody asked for: libcurl would take them for the answer
+        to the next request (response splitting, RFC 9112 section 11.1). HTTP/2 has frames of its own."""
+        if curl.getinfo(pycurl.INFO_HTTP_VERSION) not in _HTTP_1:
+            return
+        descriptor = curl.getinfo(pycurl.ACTIVESOCKET)
+        # libcurl watches what is in use: another exchange may have taken the connection since this one ended, in
+        # the same turn, and those bytes are its answer. (libcurl takes none on which something waits already.)
+        if descriptor < 0 or descriptor in self._selector.get_map():
+            return
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            if connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _flush_slow(self) -> None:
         """Hand over what slow bodies have gathered (fast ones fill their blocks sooner); give up stalled ones."""
@@ -271,19 +286,6 @@ def _safely(call: Callable[[], None]) -> None:
         call()
     except Exception:
         log.exception("an exchange failed")
-
-
-def _shun_surplus(curl: pycurl.Curl) -> None:
-    """Shut a connection down on which bytes wait that nobody asked for: libcurl would take them for the answer
-    to the next request (response splitting, RFC 9112 section 11.1). HTTP/2 has frames of its own."""
-    if curl.getinfo(pycurl.INFO_HTTP_VERSION) not in (pycurl.CURL_HTTP_VERSION_1_0, pycurl.CURL_HTTP_VERSION_1_1):
-        return
-    descriptor = curl.getinfo(pycurl.ACTIVESOCKET)
-    if descriptor < 0:
-        return
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-        if connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-            connection.shutdown(socket.SHUT_RDWR)
 
 
 def proxy_for(url: str, setting: str) -> str:
