@@ -229,7 +229,8 @@ class Basin:
         standing = self.bay.frontier.ask(request_id, seen=seen, again=again)
         if standing.busy is not None and not self.bay.owner.is_alive(standing.busy.owner):
             self.bay.frontier.reap(standing.busy.owner)
-            standing = self.bay.frontier.ask(request_id)
+            # Unless somebody else was faster: what was fetched meanwhile is the answer.
+            standing = self.bay.frontier.ask(request_id, seen=standing.fence)
         if standing.asked:
             self.wakeups.ring(WORKER_KEY)
         return standing
@@ -286,5 +287,5 @@ class Basin:
         if standing.asked:
             self.wakeups.ring(WORKER_KEY)  # the first ring may have been lost
         elif standing.busy is not None and not self.bay.owner.is_alive(standing.busy.owner):
-            return self.ask(request_id)
+            return self.ask(request_id, seen=standing.fence)
         return standing

@@ -274,7 +274,7 @@ class Delivery:
         if found is None or found.status not in UNDER_WAY:
             return False
         if not standing.asked and standing.busy is None:
-            await self.basin.run(self.basin.ask, request_id)
+            await self.basin.run(self.basin.ask, request_id, seen=found.fence)
         return True
 
     async def landing(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from forebay.catalog.outcomes import Broke, Lease, Stats
 from forebay.content.wakeups import Wakeups
+from forebay.models import RequestSpec
 from forebay.server.basin import Basin, Changes
 from forebay.settings import ServerSettings
+from forebay.wishes import Wish
 
 LONG_S = 60.0
 
@@ -90,5 +94,30 @@ def test_nobody_waits_for_ever(tmp_path: Path) -> None:
         changes: Changes
         with basin.watching("key") as changes:
             await changes.wait(0.01)
+
+    in_a_basin(tmp_path, test)
+
+
+def test_a_dead_ones_fetch_is_asked_for_once(tmp_path: Path) -> None:
+    """Somebody finds out that who fetched is dead; until then another one has found it out, too, and has had it
+    fetched to its end. Nobody asks for that again."""
+
+    async def test(basin: Basin, elsewhere: Wakeups) -> None:
+        spec = RequestSpec(url="http://example.org/")
+        request_id, frontier = basin.register(Wish(spec, asked=spec)).request.id, basin.bay.frontier
+        (lost,) = frontier.begin([request_id], owner="dead", now=1.0)
+        assert isinstance(lost, Lease)
+        lock = basin.bay.folder / "owners" / "dead.lock"
+        os.mkfifo(lock)  # whoever looks whether it is held waits there for us
+        with frontier.database.write(durable=False):
+            looking = asyncio.create_task(basin.look(request_id))
+            os.close(await asyncio.to_thread(os.open, lock, os.O_WRONLY))
+            # It has read by now that the dead one has it; what it writes, it writes after this.
+            frontier.reap("dead")
+            (lease,) = frontier.begin([request_id], owner="other", now=2.0)
+            assert isinstance(lease, Lease)
+            frontier.finish([Broke(lease, Stats(2.0), "origin_status", "404")], now=3.0)
+        standing = await looking
+        assert (standing.asked, standing.busy) == (False, None)
 
     in_a_basin(tmp_path, test)
