@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from origin import Origin, Resource, blob
+from warm import warm
 
 COMMANDS = ("get", "put", "ls", "log", "show", "tag", "pin", "rm", "config", "gc", "verify", "du", "token")
 
@@ -37,7 +38,8 @@ class Done(NamedTuple):
 
 
 class Program:
-    """``python -m forebay`` with a data folder of its own, and with patience cut short."""
+    """``python -m forebay`` with a data folder of its own, and with patience cut short; a fork of one that has imported
+    it, unless it is given something to read, is to be seen on a terminal, or is let run."""
 
     def __init__(self, data: Path, **env: str) -> None:
         self.data = data
@@ -51,10 +53,14 @@ class Program:
 
     def __call__(self, *arguments: str | Path, stdin: bytes = b"", code: int = 0, **env: str) -> Done:
         """Run it to its end, which must be exit code *code* and no traceback."""
-        ended = subprocess.run(
-            [*self.command, *map(str, arguments)], input=stdin, capture_output=True, env=self.env | env
-        )
-        done = Done(ended.returncode, ended.stdout, ended.stderr.decode())
+        if stdin:
+            ended = subprocess.run(
+                [*self.command, *map(str, arguments)], input=stdin, capture_output=True, env=self.env | env
+            )
+            done = Done(ended.returncode, ended.stdout, ended.stderr.decode())
+        else:
+            ended_with, out, err = warm().run([*map(str, arguments)], env=self.env | env)
+            done = Done(ended_with, out, err.decode())
         assert "Traceback" not in done.err
         assert done.code == code, done
         return done
