@@ -26,9 +26,9 @@ Open = Callable[..., RemoteForebay]
 TALK_BYTES = 50_000
 
 
-@pytest.fixture
-def served(serve: Callable[..., Served]) -> Served:
-    return serve(env={"FOREBAY_MAX_ATTEMPTS": "2"})
+@pytest.fixture(scope="module")
+def served(serve_shared: Callable[..., Served]) -> Served:
+    return serve_shared(env={"FOREBAY_MAX_ATTEMPTS": "2"})
 
 
 @pytest.fixture
@@ -180,8 +180,12 @@ def test_a_cut_connection_is_resumed(wire: Wire, connect: Open, origin: Origin) 
     assert len(origin.requests("/a", "GET")) == 1
 
 
-def test_a_later_program_resumes(wire: Wire, served: Served, connect: Open, origin: Origin, tmp_path: Path) -> None:
+def test_a_later_program_resumes(
+    wire: Wire, served: Served, connect: Open, origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What landed before the server went stays, and only the rest is transferred by whoever comes next."""
+    hasty = RetryPolicy(max_attempts=3, backoff_base_s=0.1, backoff_max_s=0.1)
+    monkeypatch.setattr(fetching, "AGAIN", hasty)  # it stays away
     body = blob(6_000_000)
     origin.serve("/a", Resource(body))
     first = connect(served.url, "none")
