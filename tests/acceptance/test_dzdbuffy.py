@@ -90,10 +90,11 @@ def run(start: Callable[..., Any]) -> Callable[..., Said]:
     return lambda script, **ask: start(script, **ask).result()
 
 
-@pytest.fixture
-def server(serve: Callable[..., Any]) -> str:
-    """The URL of a server with two API processes: one call's effect must be there for the next one's."""
-    return str(serve(env={"FOREBAY_WORKERS": "2"}).url)
+@pytest.fixture(scope="module")
+def server(serve_shared: Callable[..., Any]) -> str:
+    """The URL of a server with two API processes: one call's effect must be there for the next one's. What a test
+    asks it for is at an origin of its own."""
+    return str(serve_shared("--workers", "2", env={"FOREBAY_MAX_ATTEMPTS": "2"}).url)
 
 
 def _sha256(data: bytes) -> str:

@@ -462,4 +462,4 @@ class DownloadMachine(RuleBasedStateMachine):
 
 
 TestDownloadMachine = DownloadMachine.TestCase
-TestDownloadMachine.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
+TestDownloadMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -31,7 +31,7 @@ from forebay.uploads.writing import Writer
 
 # Without the phase that explains: it traces each line, which makes a run take minutes.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
-MACHINES = settings(max_examples=40, stateful_step_count=25, deadline=None, phases=PHASES)
+MACHINES = settings(max_examples=25, stateful_step_count=25, deadline=None, phases=PHASES)
 
 
 @cache
