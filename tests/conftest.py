@@ -7,12 +7,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +41,23 @@ def origin() -> Iterator[Origin]:
     """A started origin; leaving stops it and fails the test when a behaviour of its own failed."""
     with Origin() as running:
         yield running
+
+
+@cache
+def _empty_catalog() -> bytes:
+    """A catalog with nothing in it: making one takes longer than most tests, and in a new process 0.1 s."""
+    with tempfile.TemporaryDirectory() as folder:
+        forebay.open(folder).close()
+        return (Path(folder) / "catalog.sqlite").read_bytes()
+
+
+def _furnish(folder: Path) -> None:
+    """Have *folder*, when it is not there yet, one in which nothing was ever fetched."""
+    if not folder.exists():
+        folder.mkdir(mode=0o700, parents=True)
+        catalog = folder / "catalog.sqlite"
+        catalog.touch(mode=0o600)
+        catalog.write_bytes(_empty_catalog())
 
 
 # What every script of `spawn` finds: `ask`, its keyword arguments, and `say`, to tell the test something.
@@ -192,6 +211,7 @@ def make_bay(tmp_path: Path) -> Iterator[Callable[..., Forebay]]:
     with ExitStack() as bays:
 
         def make(folder: str = "bay", **settings: Any) -> Forebay:
+            _furnish(tmp_path / folder)
             return bays.enter_context(forebay.open(tmp_path / folder, **{"backoff_base_s": 0.01, **settings}))
 
         yield make
@@ -284,7 +304,9 @@ def _start_server(
     clean = {key: value for key, value in os.environ.items() if not key.startswith("FOREBAY_")}
     quick = {"FOREBAY_BACKOFF_BASE_S": "0.01", "FOREBAY_ALLOW_PRIVATE": "true", "FOREBAY_WORKERS": "1"}
     argv = [sys.executable, "-m", "forebay", "serve", "--port", str(port), *options]
-    argv += ["--data", str(place)] if data else []
+    if data:
+        argv += ["--data", str(place)]
+        _furnish(place)
     return Served([*under, *argv], env=clean | quick | env, stderr=stderr, folder=place)
 
 
