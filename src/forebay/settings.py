@@ -189,7 +189,10 @@ class ServerSettings(Settings):
         default=False, description="Listen on an address that others reach although no token exists."
     )
     max_connections: int = Field(
-        default=4096, ge=1, le=1_000_000, description="Connections at once; more wait to be accepted."
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="Connections at once, which may take 256 KiB each while they send; more wait to be accepted.",
     )
     drain_s: int = Field(
         default=20, ge=1, le=3600, description="How long answers may go on once the server was told to stop."
