@@ -594,6 +594,24 @@ def test_8_1_a_digest_of_the_whole(name: str, client: Client) -> None:
     assert client.is_complete(client.head(wrong)) is False
 
 
+def test_8_1_a_digest_with_what_completes(client: Client) -> None:
+    """It is verified as one at the creation is, which it takes the place of: who was wrong says what is right, and
+    sends nothing again. It holds also for an upload that is complete."""
+    another, right = (("Repr-Digest", digest("sha-256", body)) for body in (b"another", BODY))
+    place = client.begun(BODY[:100])
+    assert problem(client.append(place, 100, BODY[100:], another, last=True)) == (422, "upload_mismatch")
+    assert client.is_complete(client.head(place)) is False
+    size = len(BODY)
+    assert problem(client.append(place, size, b"", another, last=True)) == (422, "upload_mismatch")
+    assert client.append(place, size, b"", right, last=True).status == 201
+    assert client.content(place) == BODY
+    assert problem(client.append(place, size, b"", another, last=True)) == (422, "upload_mismatch")
+    assert client.append(place, size, b"", right, last=True).status == 201
+    declared = client.begun(BODY, another)
+    assert problem(client.append(declared, size, b"", last=True)) == (422, "upload_mismatch")
+    assert client.append(declared, size, b"", right, last=True).status == 201
+
+
 @pytest.mark.parametrize("name", ["sha-256", "sha-512", "md5"])
 def test_8_2_a_digest_of_a_part(name: str, client: Client) -> None:
     """ "If the digests don't match the server SHOULD […] not append the content to the upload resource"; and nothing of it

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Row, String, bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from forebay.catalog.contents import content_row, heal, note_orphans, write_contents
@@ -109,8 +109,63 @@ def _row_of(row: Row[Any]) -> UploadRow:
     )
 
 
-_BY_ID = select(uploads).where(uploads.c.id == bindparam("uid"))
-_INSERT = insert(uploads)
+# Made once: SQLAlchemy takes longer to make a statement than SQLite to execute it. ``uid``, ``owner``: of the
+# upload; ``until``: when it expires; ``having``: the fence that it must have, if any.
+_IS_IT = uploads.c.id == bindparam("uid")
+_IS_OPEN = uploads.c.state == "open"
+_IS_CLOSING = uploads.c.state == "closing"
+_IS_OWNERS = uploads.c.owner.is_not_distinct_from(bindparam("owner", type_=String))
+_HAS_FENCE = uploads.c.fence == func.coalesce(bindparam("having", type_=BigInteger), uploads.c.fence)
+_UNTIL = bindparam("until", type_=BigInteger)
+_BY_ID = select(uploads).where(_IS_IT)
+_FENCE = select(uploads.c.fence).where(_IS_IT)
+_ADD = insert(uploads).returning(*uploads.c)
+_LOAD = select(
+    func.count().label("all"),
+    func.count().filter(_IS_OWNERS).label("owners"),
+    func.coalesce(func.sum(uploads.c.reserved_bytes - uploads.c.received_bytes), 0).label("to_come"),
+).where(_IS_OPEN | _IS_CLOSING)
+_HELD = select(func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
+    _IS_OWNERS, uploads.c.expires_at.is_not(None)
+)
+_TAKE = (
+    update(uploads)
+    .where(_IS_IT, _IS_OPEN)
+    .values(fence=uploads.c.fence + 1, expires_at=_UNTIL)
+    .returning(*uploads.c)
+)
+_CLOSE = (
+    update(uploads)
+    .where(_IS_IT, _HAS_FENCE, _IS_OPEN | (_IS_CLOSING & (uploads.c.closer == bindparam("dead", type_=String))))
+    .values(
+        fence=uploads.c.fence + 1,
+        state="closing",
+        closer=bindparam("me", type_=String),
+        digests=func.coalesce(bindparam("wanted", type_=String), uploads.c.digests),
+    )
+    .returning(*uploads.c)
+)
+_REOPEN = update(uploads).where(_IS_IT, _HAS_FENCE, _IS_CLOSING).values(state="open", closer=None)
+_WHOLE = bindparam("whole", type_=BigInteger)
+_FINISH = (
+    update(uploads)
+    .where(_IS_IT, _HAS_FENCE, _IS_CLOSING)
+    .values(
+        state="complete",
+        closer=None,
+        size=_WHOLE,
+        received_bytes=_WHOLE,
+        reserved_bytes=_WHOLE,
+        content_sha256=bindparam("digest", type_=String),
+        expires_at=_UNTIL,
+    )
+    .returning(*uploads.c)
+)
+_NOTE = (
+    update(uploads)
+    .where(_IS_IT, _HAS_FENCE, _IS_OPEN)
+    .values(received_bytes=bindparam("received", type_=BigInteger), expires_at=_UNTIL)
+)
 _OF_NUMBER = select(upload_chunks).where(
     upload_chunks.c.upload_id == bindparam("uid"), upload_chunks.c.number == bindparam("number")
 )
@@ -133,15 +188,17 @@ class UploadRows:
         """A new upload, if the limits allow it. Durable on return. Raises `UploadTooLarge`, `TooManyUploads`,
         `UploadQuota`, `DiskReserved`."""
         with self._database.write(durable=True) as db:
-            owner = values["owner"]
-            reserved = values["size"] or 0
+            owner, reserved = values["owner"], values["size"] or 0
             _check_size(reserved, limits)
-            _check_count(db, owner, limits)
-            _check_bytes(db, owner, reserved, limits)
+            load = _load(db, owner)
+            for count, limit in ((load.owners, limits.max_open_per_owner), (load.all, limits.max_open)):
+                if count >= limit:
+                    raise TooManyUploads(limit=limit)
+            _check_bytes(db, load, owner, reserved, limits)
             dumped = {name: json.dumps(dict(values[name])) for name in ("metadata", "digests")}
             times = {"created_at": micros(now), "expires_at": micros(expires)}
-            db.execute(_INSERT, dict(values) | dumped | times | {"state": "open", "reserved_bytes": reserved})
-            return _row_of(db.execute(_BY_ID, {"uid": values["id"]}).one())
+            row = dict(values) | dumped | times | {"state": "open", "reserved_bytes": reserved}
+            return _row_of(db.execute(_ADD, row).one())
 
     def find(self, uid: str) -> UploadRow | None:
         """One indexed look-up."""
@@ -149,35 +206,40 @@ class UploadRows:
             row = db.execute(_BY_ID, {"uid": uid}).first()
         return None if row is None else _row_of(row)
 
-    def take(self, uid: str, *, expires: float) -> UploadRow | None:
-        """Take an open upload over: the next fence, and time until *expires*. None when it is not open. A fence
-        that a crash of the machine takes back was nobody's who still lives."""
+    @contextmanager
+    def taking(self, uid: str, *, expires: float) -> Iterator[UploadRow | None]:
+        """Take an open upload over: the next fence, and time until *expires*. None when it is not open. Nobody else
+        takes it while this lasts: keep it short. A fence that a crash of the machine takes back was nobody's who
+        still lives."""
         with self._database.write(durable=False) as db:
-            return self._take(db, uid, dead=None, values={"expires_at": micros(expires)})
+            row = db.execute(_TAKE, {"uid": uid, "until": micros(expires)}).first()
+            yield None if row is None else _row_of(row)
 
     def close(
-        self, uid: str, *, fence: int | None, dead: str | None, me: str, durable: bool = False
+        self,
+        uid: str,
+        *,
+        fence: int | None,
+        dead: str | None,
+        me: str,
+        digests: Mapping[str, str],
+        durable: bool = False,
     ) -> UploadRow | None:
         """Begin to make an upload whole: nobody else touches it while *me* lives. *fence*: only if it still is that
-        one; else it is taken over. None when somebody else has it. *durable*: on return, for when what becomes
-        content could still be written if it were open again."""
+        one; else it is taken over. None when somebody else has it. *digests*: what it must have from now on,
+        besides what was said before, or instead of it. *durable*: on return, for when what becomes content could
+        still be written if it were open again."""
+        key = {"uid": uid, "having": fence, "dead": dead, "me": me, "wanted": None}
         with self._database.write(durable=durable) as db:
-            found = db.execute(_BY_ID, {"uid": uid}).first()
-            if found is None or (fence is not None and found.fence != fence):
-                return None
-            return self._take(db, uid, dead=dead, values={"state": "closing", "closer": me})
-
-    def _take(self, db: Connection, uid: str, *, dead: str | None, values: dict[str, Any]) -> UploadRow | None:
-        free = (uploads.c.state == "open") | ((uploads.c.state == "closing") & (uploads.c.closer == dead))
-        mine = update(uploads).where(uploads.c.id == uid, free)
-        taken = db.execute(mine.values(fence=uploads.c.fence + 1, **values)).rowcount
-        return _row_of(db.execute(_BY_ID, {"uid": uid}).one()) if taken else None
+            if digests and (before := db.execute(_BY_ID, key).first()) is not None:
+                key["wanted"] = json.dumps(json.loads(before.digests) | dict(digests))
+            row = db.execute(_CLOSE, key).first()
+            return None if row is None else _row_of(row)
 
     def reopen(self, uid: str, *, fence: int) -> None:
         """Nothing came of `close`: the upload is open as before."""
         with self._database.write(durable=False) as db:
-            closing = (uploads.c.id == uid) & (uploads.c.fence == fence) & (uploads.c.state == "closing")
-            db.execute(update(uploads).where(closing).values(state="open", closer=None))
+            db.execute(_REOPEN, {"uid": uid, "having": fence})
 
     def finish(
         self,
@@ -197,23 +259,19 @@ class UploadRows:
             if sha256 is not None:
                 heal(db, [sha256])
                 write_contents(db, [content_row(sha256, size_bytes=size, now_us=micros(now))])
-            values = {
-                "state": "complete", "closer": None, "size": size, "received_bytes": size, "reserved_bytes": size,
-                "content_sha256": sha256, "expires_at": micros(expires),
-            }  # fmt: skip
-            mine = (uploads.c.id == uid) & (uploads.c.fence == fence) & (uploads.c.state == "closing")
-            if not db.execute(update(uploads).where(mine).values(**values)).rowcount:
+            key = {"uid": uid, "having": fence, "whole": size, "digest": sha256, "until": micros(expires)}
+            row = db.execute(_FINISH, key).first()
+            if row is None:
                 raise UploadTaken(uid)
             if used and db.execute(delete(uploads).where(uploads.c.id.in_(used))).rowcount < len(used):
                 raise UploadTaken(used[0])  # another has used them up: their bytes count once
-            return _row_of(db.execute(_BY_ID, {"uid": uid}).one())
+            return _row_of(row)
 
     @contextmanager
     def holding(self, uid: str, *, fence: int) -> Iterator[None]:
         """Nobody takes the upload over while this lasts: keep it short. Raises `UploadTaken` when somebody has."""
         with self._database.write(durable=False) as db:
-            row = db.execute(_BY_ID, {"uid": uid}).first()
-            if row is None or row.fence != fence:
+            if db.execute(_FENCE, {"uid": uid}).scalar_one_or_none() != fence:
                 raise UploadTaken(uid)
             yield
 
@@ -231,7 +289,7 @@ class UploadRows:
             _check_size(size, limits)
             more = size - row.reserved_bytes
             if more > 0:
-                _check_bytes(db, row.owner, more, limits)
+                _check_bytes(db, _load(db, row.owner), row.owner, more, limits)
             db.execute(update(uploads).where(uploads.c.id == uid).values(size=size, reserved_bytes=size))
 
     def reserve(self, uid: str, needed: int, *, fence: int, limits: UploadLimits) -> int:
@@ -244,16 +302,14 @@ class UploadRows:
             more = needed - row.reserved_bytes
             if more <= 0:
                 return int(row.reserved_bytes)
-            _check_bytes(db, row.owner, more, limits)
+            _check_bytes(db, _load(db, row.owner), row.owner, more, limits)
             db.execute(update(uploads).where(uploads.c.id == uid).values(reserved_bytes=needed))
             return needed
 
     def note_received(self, uid: str, received: int, *, fence: int, expires: float) -> None:
         """How far an upload is, for the sum of what is still to come; and it has time until *expires*."""
         with self._database.write(durable=False) as db:
-            mine = (uploads.c.id == uid) & (uploads.c.fence == fence) & (uploads.c.state == "open")
-            values = {"received_bytes": received, "expires_at": micros(expires)}
-            db.execute(update(uploads).where(mine).values(**values))
+            db.execute(_NOTE, {"uid": uid, "having": fence, "received": received, "until": micros(expires)})
 
     def is_rotten(self, sha256: str) -> bool:
         """Whether a content was found damaged."""
@@ -322,7 +378,8 @@ class UploadRows:
             if is_overfull(row.layout, claimed):
                 raise UploadTooLarge(limit_bytes=row.layout.total, got=claimed)
             if claimed > row.reserved_bytes:
-                _check_bytes(db, row.owner, claimed - row.reserved_bytes, limits)
+                more = claimed - row.reserved_bytes
+                _check_bytes(db, _load(db, row.owner), row.owner, more, limits)
             others = db.execute(_OF_NUMBER, {"uid": uid, "number": number}).all()
             lost = [other for other in others if other.owner is not None and not is_alive(other.owner)]
             for other in lost:  # its process is gone, and what it wrote counts for nothing
@@ -427,28 +484,16 @@ def _check_size(size: int, limits: UploadLimits) -> None:
         raise UploadTooLarge(limit_bytes=limits.max_bytes, got=size)
 
 
-def _is_owners(owner: str | None) -> ColumnElement[bool]:
-    return uploads.c.owner.is_(None) if owner is None else uploads.c.owner == owner
+def _load(db: Connection, owner: str | None) -> Row[Any]:
+    """How many uploads are not complete, of all and of *owner*; and the bytes that are still to come of them."""
+    return db.execute(_LOAD, {"owner": owner}).one()
 
 
-def _check_count(db: Connection, owner: str | None, limits: UploadLimits) -> None:
-    is_open = uploads.c.state.in_(("open", "closing"))
-    for which, limit in ((is_open & _is_owners(owner), limits.max_open_per_owner), (is_open, limits.max_open)):
-        if db.execute(select(func.count()).where(which)).scalar_one() >= limit:
-            raise TooManyUploads(limit=limit)
-
-
-def _check_bytes(db: Connection, owner: str | None, more: int, limits: UploadLimits) -> None:
+def _check_bytes(db: Connection, load: Row[Any], owner: str | None, more: int, limits: UploadLimits) -> None:
     if limits.max_bytes_per_owner is not None:
-        held = select(func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
-            _is_owners(owner), uploads.c.expires_at.is_not(None)
-        )
-        taken = db.execute(held).scalar_one()
-        if taken + more > limits.max_bytes_per_owner:
-            raise UploadQuota(limit_bytes=limits.max_bytes_per_owner, held_bytes=taken, got=more)
-    to_come = select(func.coalesce(func.sum(uploads.c.reserved_bytes - uploads.c.received_bytes), 0)).where(
-        uploads.c.state.in_(("open", "closing"))
-    )
-    free = limits.free_bytes - max(0, db.execute(to_come).scalar_one())
+        held = db.execute(_HELD, {"owner": owner}).scalar_one()
+        if held + more > limits.max_bytes_per_owner:
+            raise UploadQuota(limit_bytes=limits.max_bytes_per_owner, held_bytes=held, got=more)
+    free = limits.free_bytes - max(0, load.to_come)
     if more > free:
         raise DiskReserved(asked_bytes=more, free_bytes=free)

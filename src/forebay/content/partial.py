@@ -300,8 +300,8 @@ class PartialFile:
         """`sync` for the last time: the bytes are whole and verified, and nobody writes them any more."""
         with storage_errors("a partial file", self._folder):
             os.fchmod(self._data, 0o444)
-        self.sync()
-        self._state = State.WHOLE
+            sync_file(self._data)
+        self.synced, self._state = self.length, State.WHOLE
         if self._mark >= 0:
             # After the sync: followers take the last byte for a success. It need not be synced itself: after a
             # crash of the machine somebody else must find out what is still true anyway.

@@ -197,19 +197,20 @@ class _Exchange:
             kind = media_type(self._fields.get("content-type"))
             if kind != interop.append_type:
                 raise MediaTypeRefused(got=kind or "", expected=interop.append_type)
+        digests = read_digests(self._fields, "Repr-Digest")
         state = await self._state()
         if state.is_complete:
-            await self._complete_again(state, is_last=is_last)
+            await self._complete_again(state, is_last=is_last, digests=digests)
             return
         size = whole_length(
             state.size, said.length, offset=said.offset, content_length=self._content_length, is_last=is_last
         )
-        state = await self._take(uid, said.offset, is_last=is_last, size=size)
+        state = await self._take(uid, said.offset, is_last=is_last, size=size, digests=digests)
         await self._send_state(201 if state.is_complete else interop.appended, state)
 
-    async def _complete_again(self, state: UploadState, *, is_last: bool) -> None:
+    async def _complete_again(self, state: UploadState, *, is_last: bool, digests: Mapping[str, str]) -> None:
         """Answer what came for an upload that is complete: nothing of it changes any more. Who only says that it is
-        complete has missed the answer that said so."""
+        complete has missed the answer that said so; *digests*: what it has then as well."""
         offset = self._said.offset or 0
         length = self._content_length
         if length is None:
@@ -218,6 +219,7 @@ class _Exchange:
             raise LengthMismatch(expected=str(state.size), got=offset + length)
         if offset != state.offset or not is_last:
             raise UploadFinished(state.uid)
+        await self._intake.run(self._uploads.complete, state.uid, owner=self._owner, digests=digests)
         await self._send_state(201, state)
 
     async def _first_bytes(self) -> int:
@@ -291,8 +293,17 @@ class _Exchange:
     async def _state(self, *, settle: bool = False) -> UploadState:
         return await self._intake.run(self._uploads.state, self._session(), owner=self._owner, settle=settle)
 
-    async def _take(self, uid: str, offset: int, *, is_last: bool, size: int | None) -> UploadState:
-        """Append the content. *size*: the whole's, where it is known."""
+    async def _take(
+        self,
+        uid: str,
+        offset: int,
+        *,
+        is_last: bool,
+        size: int | None,
+        digests: Mapping[str, str] | None = None,
+    ) -> UploadState:
+        """Append the content. *size*: the whole's, where it is known. *digests*: what the whole must have, besides
+        what its creation said, or instead of it."""
         try:
             return await self._intake.append(
                 self._receive,
@@ -301,6 +312,7 @@ class _Exchange:
                 offset=offset,
                 size=size,
                 checksum=self._checksum(),
+                digests=digests,
                 is_last=is_last,
             )
         except UploadTooLarge as error:

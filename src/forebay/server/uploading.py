@@ -91,9 +91,9 @@ class Intake:
             raise
         self._bodies += 1
         try:
-            if size is not None:
+            if size is not None and size != writer.size:
                 await self.run(writer.set_size, size)
-            await body.pour(writer)
+            rest = await body.pour(writer)
         except (Disconnected, UploadStalled):
             await self.run(writer.drop if checksum is not None else writer.close)
             raise
@@ -102,7 +102,7 @@ class Intake:
             raise
         finally:
             self._bodies -= 1
-        return await self.run(self._end, writer, owner, digests, is_last=is_last)
+        return await self.run(self._end, writer, rest, owner, digests, is_last=is_last)
 
     def _drop(self, opening: asyncio.Future[Writer]) -> None:
         """Close what nobody waits for any more."""
@@ -110,9 +110,11 @@ class Intake:
             self.submit(opening.result().drop)
 
     def _end(
-        self, writer: Writer, owner: str | None, digests: Mapping[str, str] | None, *, is_last: bool
+        self, writer: Writer, rest: bytes, owner: str | None, digests: Mapping[str, str] | None, *, is_last: bool
     ) -> UploadState:
         with writer:
+            if rest:
+                writer.write(rest)
             if is_last:
                 writer.set_size(writer.offset)
             if writer.offset == writer.size:
@@ -158,17 +160,20 @@ class _Body:
         is_over = self._is_taken or self._is_lost
         self._go_on_until(self._loop.time() + (0.0 if is_over else self._window_s))
 
-    async def pour(self, writer: Writer) -> None:
-        """Write all of it. Also after an error: what came before has been written, and no thread writes any
-        more."""
+    async def pour(self, writer: Writer) -> bytes:
+        """Write all of it but for its end, which is the caller's to write: a small body is written in the thread
+        that completes it. After an error all that came has been written. No thread writes any more either way."""
         try:
             async with self._clock:
                 self._go_on()
                 try:
                     await self._pour(writer)
-                finally:
+                except BaseException:
                     if not self._is_taken and not self._is_lost:
                         await self._write(writer)
+                    raise
+                await self._written()
+                return self._taken_out()
         except TimeoutError:
             if self._is_taken:
                 raise UploadTaken(self._uid) from None
@@ -215,10 +220,14 @@ class _Body:
 
     def _submit(self, writer: Writer) -> None:
         if self._gathered_bytes:
-            data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
-            self._gathered, self._gathered_bytes = [], 0
-            self._writing = self._intake.submit(writer.write, data)
+            self._writing = self._intake.submit(writer.write, self._taken_out())
             self._writing.add_done_callback(self._see)
+
+    def _taken_out(self) -> bytes:
+        """What has been gathered, which is gone from here."""
+        data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+        self._gathered, self._gathered_bytes = [], 0
+        return data
 
     def _see(self, writing: asyncio.Future[int]) -> None:
         """A piece is written or not; then nothing may come behind it, and waiting for more is of no use."""

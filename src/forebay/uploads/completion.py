@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from forebay.catalog.uploads import UploadRow, UploadRows
 from forebay.content.files import FileContentStore
@@ -63,24 +64,24 @@ class Completion:
         self, uid: str, partial: PartialFile, running: Running | None, *, fence: int, digests: Mapping[str, str]
     ) -> UploadRow:
         """Complete what the writer of *fence* has written whole."""
-        with self._having(uid, fence=fence, dead=None) as row:
-            return self._sequential(row, partial, running, digests)
+        with self._having(uid, fence=fence, digests=digests) as row:
+            return self._sequential(row, partial, running)
 
     def complete(self, row: UploadRow, *, digests: Mapping[str, str]) -> UploadRow | None:
         """Complete an upload that nobody writes; None when somebody else was at it, and looking again is in order.
         Raises `UploadIncomplete`, `UploadMismatch`."""
         dead = row.closer if row.state == "closing" else None
         try:
-            with self._having(row.id, fence=None, dead=dead, durable=row.kind == "chunks") as mine:
+            with self._having(row.id, dead=dead, digests=digests, durable=row.kind == "chunks") as mine:
                 if mine.kind == "chunks":
-                    return self._chunks(mine, digests)
+                    return self._chunks(mine)
                 partial = self._folder.take_over(
                     mine.id, fence=mine.fence, holding=lambda: self._rows.holding(mine.id, fence=mine.fence)
                 )
                 try:
                     if partial.length != mine.size:
                         raise _incomplete(mine, partial.length)
-                    return self._sequential(mine, partial, self._kept.take(mine.id), digests)
+                    return self._sequential(mine, partial, self._kept.take(mine.id))
                 finally:
                     partial.close()
         except UploadTaken:
@@ -88,13 +89,20 @@ class Completion:
 
     @contextmanager
     def _having(
-        self, uid: str, *, fence: int | None, dead: str | None, durable: bool = False
+        self,
+        uid: str,
+        *,
+        fence: int | None = None,
+        dead: str | None = None,
+        digests: Mapping[str, str] = MappingProxyType({}),
+        durable: bool = False,
     ) -> Iterator[UploadRow]:
-        """The upload for us alone; open again when nothing comes of it."""
+        """The upload for us alone; open again when nothing comes of it, and then it still must have *digests*. See
+        `UploadRows.close`."""
         with self._lock:
             self._closing[uid] += 1
         try:
-            row = self._rows.close(uid, fence=fence, dead=dead, me=self._me, durable=durable)
+            row = self._rows.close(uid, fence=fence, dead=dead, me=self._me, digests=digests, durable=durable)
             if row is None:
                 raise UploadTaken(uid)
             try:
@@ -120,23 +128,20 @@ class Completion:
 
     # --- bytes that came in order ----------------------------------------------------------------------
 
-    def _sequential(
-        self, row: UploadRow, partial: PartialFile, running: Running | None, digests: Mapping[str, str]
-    ) -> UploadRow:
+    def _sequential(self, row: UploadRow, partial: PartialFile, running: Running | None) -> UploadRow:
         assert row.size is not None
         if row.is_partial:
             with _sound(partial):
                 partial.sync()
             self._folder.sync()
             return self._finish(row, sha256=None, size=row.size)
-        wanted = row.digests | dict(digests)
-        if running is None or running.length > row.size or not running.has(wanted):
-            running = Running.of(wanted)
+        if running is None or running.length > row.size or not running.has(row.digests):
+            running = Running.of(row.digests)
         if running.length < row.size:
             with partial.path.open("rb") as file, storage_errors("an upload", self._folder.folder):
                 running.read_on(file.fileno(), [(running.length, row.size)])
         try:
-            _verify(row, running, wanted)
+            _verify(row, running)
         except UploadMismatch:
             with _sound(partial):  # it stays, and what is told of it is what is on the disk
                 partial.sync()
@@ -154,7 +159,7 @@ class Completion:
 
     # --- chunks ----------------------------------------------------------------------------------------
 
-    def _chunks(self, row: UploadRow, digests: Mapping[str, str]) -> UploadRow:
+    def _chunks(self, row: UploadRow) -> UploadRow:
         extents = self._rows.chunks(row.id)
         assert row.chunk_count is not None
         assert row.size is not None
@@ -164,18 +169,17 @@ class Completion:
         size = sum(extent.size for extent in extents)
         if size != row.size:
             raise UploadMismatch(row.id, what="totalSize", expected=str(row.size), got=str(size))
-        wanted = row.digests | dict(digests)
-        running = self._kept.take(row.id) or Running.of(wanted)
+        running = self._kept.take(row.id) or Running.of(row.digests)
         known = len(running.claims)
-        if running.claims != [extent.claim for extent in extents[:known]] or not running.has(wanted):
-            running, known = Running.of(wanted), 0
+        if running.claims != [extent.claim for extent in extents[:known]] or not running.has(row.digests):
+            running, known = Running.of(row.digests), 0
         # While one may still be writing, its file can not become content.
         is_quiet = not any(map(self._is_alive, self._rows.chunk_writers(row.id)))
         with self._folder.chunks(row.id) as descriptor, storage_errors("an upload", self._folder.folder):
             if chunks.in_order(extents) and is_quiet:
                 path = self._folder.chunks_path(row.id)
                 running.read_on(descriptor, chunks.joined(extents[known:]))
-                _verify(row, running, wanted)
+                _verify(row, running)
                 if os.fstat(descriptor).st_size != row.size:
                     os.ftruncate(descriptor, row.size)
                 os.fchmod(descriptor, 0o444)
@@ -184,7 +188,7 @@ class Completion:
                 path = self._folder.new_file(row.id, fence=row.fence)
                 try:
                     _put_in_order(descriptor, path, extents, running, known)
-                    _verify(row, running, wanted)
+                    _verify(row, running)
                 except BaseException:
                     path.unlink(missing_ok=True)
                     raise
@@ -194,7 +198,7 @@ class Completion:
 
     def concatenate(self, row: UploadRow, parts: Sequence[UploadRow]) -> UploadRow:
         """Complete *row* with the bytes of *parts*, which go."""
-        with self._having(row.id, fence=None, dead=None) as mine:
+        with self._having(row.id) as mine:
             assert mine.size is not None
             path = self._folder.new_file(mine.id, fence=mine.fence)
             first = self._kept.take(parts[0].id)
@@ -214,7 +218,7 @@ class Completion:
                             if number or first is None:
                                 running.read_on(file.fileno(), [(0, size)])
                     at += size
-                _verify(mine, running, mine.digests)
+                _verify(mine, running)
                 os.fchmod(target.fileno(), 0o444)
                 sync_file(target.fileno())
             used = {part.id: part.fence for part in parts}
@@ -224,7 +228,7 @@ class Completion:
 
     def ingest(self, row: UploadRow, source: FileSource, tell: Callable[[int], None]) -> UploadRow:
         """Complete *row* with the bytes of *source*, which stays. It is the copy that is hashed."""
-        with self._having(row.id, fence=None, dead=None) as mine:
+        with self._having(row.id) as mine:
             assert mine.size is not None
             path, running = self._folder.new_file(mine.id, fence=mine.fence), Running.of(mine.digests)
             with storage_errors("an upload", self._folder.folder), path.open("x+b") as target:
@@ -278,8 +282,8 @@ def _incomplete(row: UploadRow, length: int) -> UploadIncomplete:
     return UploadIncomplete(row.id, missing=() if row.size is None else ((length, row.size),))
 
 
-def _verify(row: UploadRow, running: Running, wanted: Mapping[str, str]) -> None:
-    for name, expected in wanted.items():
+def _verify(row: UploadRow, running: Running) -> None:
+    for name, expected in row.digests.items():
         got = running.hex(name)
         if got != expected:
             raise UploadMismatch(row.id, what=name, expected=expected, got=got)

@@ -48,6 +48,11 @@ class UploadFolder:
 
     # --- bytes that come in order ----------------------------------------------------------------------
 
+    def begin(self, uid: str, *, fence: int) -> PartialFile | None:
+        """The file of an upload, new, for the holder of *fence*, whom nobody may take it over from meanwhile; None
+        when something is there (which a crash of the machine may have taken the fences of back)."""
+        return self._created(uid, fence) if self._newest(uid, fence, is_mine=True) is None else None
+
     def take_over(
         self, uid: str, *, fence: int, holding: Callable[[], AbstractContextManager[None]]
     ) -> PartialFile:
@@ -58,8 +63,9 @@ class UploadFolder:
             before = self._newest(uid, fence, is_mine=True)
             if before is None:
                 with holding():
-                    if self._newest(uid, fence, is_mine=True) is None:
-                        return self._created(uid, fence)
+                    created = self.begin(uid, fence=fence)
+                if created is not None:
+                    return created
                 continue
             with _locked(before.part) as is_locked:
                 with holding():

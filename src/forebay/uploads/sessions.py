@@ -235,13 +235,16 @@ class Uploads:
         return writer
 
     def _writer(self, row: UploadRow, *, on_cut: Cut | None) -> Writer:
-        taken = self._rows.take(row.id, expires=self._expires(self._clock()))
-        if taken is None:
-            raise UploadFinished(row.id)
+        with self._rows.taking(row.id, expires=self._expires(self._clock())) as taken:
+            if taken is None:
+                raise UploadFinished(row.id)
+            fence = taken.fence
+            partial = self._files.begin(row.id, fence=fence)
         self._cut(row.id)
-        partial = self._files.take_over(
-            row.id, fence=taken.fence, holding=lambda: self._rows.holding(row.id, fence=taken.fence)
-        )
+        if partial is None:
+            partial = self._files.take_over(
+                row.id, fence=fence, holding=lambda: self._rows.holding(row.id, fence=fence)
+            )
         running = self._kept.take(row.id)
         if running is None or running.length != partial.length:
             running = Running.of(row.digests) if partial.length == 0 else None
@@ -278,7 +281,7 @@ class Uploads:
 
     def stays(self, writer: Writer) -> None:
         expires = self._expires(self._clock())
-        with contextlib.suppress(ForebayError):  # then it is its next piece that says so
+        with contextlib.suppress(ForebayError):  # of use for estimates, and its next piece says so again
             self._rows.note_received(writer.uid, writer.offset, fence=writer.fence, expires=expires)
 
     def reserve(self, uid: str, needed: int, *, fence: int) -> int:
@@ -293,9 +296,6 @@ class Uploads:
                 del self._writers[writer.uid]
         if running is not None:
             self._kept.keep(writer.uid, running)
-        expires = self._expires(self._clock())
-        with contextlib.suppress(ForebayError):  # of use for estimates only
-            self._rows.note_received(writer.uid, writer.offset, fence=writer.fence, expires=expires)
 
     def finish(
         self, writer: Writer, partial: PartialFile, running: Running | None, digests: Mapping[str, str]
@@ -310,8 +310,8 @@ class Uploads:
     def complete(self, uid: str, *, owner: str | None, digests: Mapping[str, str] | None = None) -> Upload | None:
         """Verify a whole upload and store it as content; durable on return. None for a partial one.
 
-        Doing it again gives the same. *digests*: more that it must have. Raises `UploadIncomplete` with what is
-        missing; `UploadMismatch`, after which the upload is as before.
+        Doing it again gives the same. *digests*: more that it must have, or others than were said before; they stay
+        with it. Raises `UploadIncomplete` with what is missing; `UploadMismatch`, after which the upload is open.
         """
         return self._upload(self._completed(self._settled(uid, owner), _checked_digests(digests)))
 

@@ -267,6 +267,7 @@ class Writer:
         self._is_closed = True
         self._partial.close()
         self._sessions.ended(self, None if self._is_cut else self._running)
+        self._sessions.stays(self)
 
     def complete(self, digests: Mapping[str, str] | None = None) -> Upload | None:
         """`close`, then `Uploads.complete` without another takeover."""
@@ -281,15 +282,15 @@ class Writer:
             self.close()
             raise UploadIncomplete(self.uid, missing=() if self.size is None else ((self.offset, self.size),))
         self._is_closed = True
-        running = self._running
         try:
-            upload = self._sessions.finish(self, self._partial, running, digests or {})
-            if upload is not None:
-                running = None  # of use for no one any more
-            return upload
-        finally:
-            self._partial.close()
-            self._sessions.ended(self, running)
+            upload = self._sessions.finish(self, self._partial, self._running, digests or {})
+        except BaseException:
+            self._end()
+            raise
+        self._partial.close()
+        # Of use for no one any more, unless it is a part of another.
+        self._sessions.ended(self, self._running if upload is None else None)
+        return upload
 
     def cut(self) -> None:
         """Take nothing any more; from any thread. What was taken before stays."""

@@ -171,7 +171,8 @@ def test_bytes_under_a_checksum_count_when_it_is_right(bay: Forebay) -> None:
 
 
 def test_a_digest_that_does_not_match_says_both_and_keeps_the_session(bay: Forebay) -> None:
-    """The right one, later, completes it; whichever hash it is of."""
+    """The right one, later, completes it. Until then nobody does, not by asking for it, nor with another that is right
+    besides."""
     md5 = hashlib.md5(DATA).hexdigest()
     uid = bay.uploads.create(owner=None, size=len(DATA), digests={"md5": md5}).uid
     with bay.uploads.writer(uid, owner=None) as writer:
@@ -180,8 +181,11 @@ def test_a_digest_that_does_not_match_says_both_and_keeps_the_session(bay: Foreb
             writer.complete({"sha512": "0" * 128})
     assert (caught.value.what, caught.value.expected) == ("sha512", "0" * 128)
     assert caught.value.got == hashlib.sha512(DATA).hexdigest()
-    assert not bay.uploads.state(uid, owner=None, settle=False).is_complete
-    upload = bay.uploads.complete(uid, owner=None, digests={"sha256": SHA256})
+    assert not bay.uploads.state(uid, owner=None, settle=True).is_complete
+    for digests in ({}, {"sha256": SHA256}, {"md5": md5}):
+        with pytest.raises(UploadMismatch):
+            bay.uploads.complete(uid, owner=None, digests=digests)
+    upload = bay.uploads.complete(uid, owner=None, digests={"sha512": caught.value.got})
     assert upload is not None
     assert read(upload) == DATA
 
@@ -764,7 +768,8 @@ def test_takeovers_that_came_to_nothing_lose_nothing(bay: Forebay) -> None:
         writer.write(DATA[:1000])
         writer.close()
     for _ in range(10):
-        assert bay.uploads._rows.take(uid, expires=time.time() + 1000) is not None
+        with bay.uploads._rows.taking(uid, expires=time.time() + 1000) as taken:
+            assert taken is not None
     assert bay.uploads.state(uid, owner=None).offset == 1000
     assert bay.uploads.state(uid, owner=None, settle=True).offset == 1000
 
