@@ -209,9 +209,9 @@ class UploadRows:
     @contextmanager
     def taking(self, uid: str, *, expires: float) -> Iterator[UploadRow | None]:
         """Take an open upload over: the next fence, and time until *expires*. None when it is not open. Nobody else
-        takes it while this lasts: keep it short. A fence that a crash of the machine takes back was nobody's who
-        still lives."""
-        with self._database.write(durable=False) as db:
+        takes it while this lasts: keep it short. Durable when it ends: files are named by their fences, and no
+        crash of the machine may take back those of files that are there."""
+        with self._database.write(durable=True) as db:
             row = db.execute(_TAKE, {"uid": uid, "until": micros(expires)}).first()
             yield None if row is None else _row_of(row)
 
@@ -227,8 +227,8 @@ class UploadRows:
     ) -> UploadRow | None:
         """Begin to make an upload whole: nobody else touches it while *me* lives. *fence*: only if it still is that
         one; else it is taken over. None when somebody else has it. *digests*: what it must have from now on,
-        besides what was said before, or instead of it. *durable*: on return, for when what becomes content could
-        still be written if it were open again."""
+        besides what was said before, or instead of it. *durable*: on return, for when its files get the name of the
+        new fence, or could be written as content if it were open again."""
         key = {"uid": uid, "having": fence, "dead": dead, "me": me, "wanted": None}
         with self._database.write(durable=durable) as db:
             if digests and (before := db.execute(_BY_ID, key).first()) is not None:
@@ -237,8 +237,8 @@ class UploadRows:
             return None if row is None else _row_of(row)
 
     def reopen(self, uid: str, *, fence: int) -> None:
-        """Nothing came of `close`: the upload is open as before."""
-        with self._database.write(durable=False) as db:
+        """Nothing came of `close`: the upload is open as before, but for its digests. Durable on return."""
+        with self._database.write(durable=True) as db:
             db.execute(_REOPEN, {"uid": uid, "having": fence})
 
     def finish(

@@ -96,6 +96,11 @@ def is_of(part: Path, mark: Mark) -> bool:
     return stat.st_ino == mark.inode and stat.st_size >= mark.length
 
 
+def has_another_name(part: Path) -> bool:
+    """Whether something else has the bytes of *part* as well: the content store, as a rule."""
+    return part.stat().st_nlink > 1
+
+
 def read_open_mark(descriptor: int) -> Mark | None:
     """The same of an open file, whatever its name is by now."""
     data = os.pread(descriptor, _MARK_BYTES, 0)
@@ -300,8 +305,8 @@ class PartialFile:
         """`sync` for the last time: the bytes are whole and verified, and nobody writes them any more."""
         with storage_errors("a partial file", self._folder):
             os.fchmod(self._data, 0o444)
-            sync_file(self._data)
-        self.synced, self._state = self.length, State.WHOLE
+        self.sync()
+        self._state = State.WHOLE
         if self._mark >= 0:
             # After the sync: followers take the last byte for a success. It need not be synced itself: after a
             # crash of the machine somebody else must find out what is still true anyway.
@@ -377,8 +382,12 @@ class Partials:
         found = self.newest_mark(key)
         mark = None if found is None else read_mark(found)
         part = None if mark is None else self.part_of(key, mark)
-        is_stored = part is not None and part.stat().st_nlink > 1  # its commit never came
-        if found is None or mark is None or part is None or mark.length == 0 or not trust(mark.meta, is_stored):
+        if found is None or mark is None or part is None or mark.length == 0:
+            self.discard(key)
+            return None
+        # Where its commit never came. Should a crash of the machine have put the mark back, it must not be cut.
+        is_stored = has_another_name(part)
+        if (is_stored and part.stat().st_size > mark.length) or not trust(mark.meta, is_stored):
             self.discard(key)
             return None
         new = f"{key}.{fence}"

@@ -217,8 +217,10 @@ class _Exchange:
         if (kept.get("concat") or "").startswith("final;"):
             raise _FinalRefused(uid)
         self._check_fits(offset, size if state.size is None else state.size)
-        # The answer to what completed it may have been lost.
-        if not (state.is_complete and offset == state.size and self._content_length() == 0):
+        if state.is_complete and offset == state.size and self._content_length() == 0:
+            # The answer to what completed it may have been lost.
+            await self._intake.run(self._uploads.complete, uid, owner=self._owner, digests=digests)
+        else:
             state = await self._intake.append(
                 self._receive,
                 uid,

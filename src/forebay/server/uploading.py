@@ -91,18 +91,23 @@ class Intake:
             raise
         self._bodies += 1
         try:
+            rest = await self._poured(body, writer, size, is_checked=checksum is not None)
+            return await self.run(self._end, writer, rest, owner, digests, is_last=is_last)
+        finally:
+            self._bodies -= 1
+
+    async def _poured(self, body: _Body, writer: Writer, size: int | None, *, is_checked: bool) -> bytes:
+        """The end of *body*, all before it written; or the writer is closed."""
+        try:
             if size is not None and size != writer.size:
                 await self.run(writer.set_size, size)
-            rest = await body.pour(writer)
+            return await body.pour(writer)
         except (Disconnected, UploadStalled):
-            await self.run(writer.drop if checksum is not None else writer.close)
+            await self.run(writer.drop if is_checked else writer.close)
             raise
         except BaseException:
             await self.run(writer.drop)
             raise
-        finally:
-            self._bodies -= 1
-        return await self.run(self._end, writer, rest, owner, digests, is_last=is_last)
 
     def _drop(self, opening: asyncio.Future[Writer]) -> None:
         """Close what nobody waits for any more."""
@@ -162,7 +167,8 @@ class _Body:
 
     async def pour(self, writer: Writer) -> bytes:
         """Write all of it but for its end, which is the caller's to write: a small body is written in the thread
-        that completes it. After an error all that came has been written. No thread writes any more either way."""
+        that completes it. After an error all that came has been written, unless the wait for that was cancelled. No
+        thread writes any more either way."""
         try:
             async with self._clock:
                 self._go_on()

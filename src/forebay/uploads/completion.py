@@ -72,7 +72,7 @@ class Completion:
         Raises `UploadIncomplete`, `UploadMismatch`."""
         dead = row.closer if row.state == "closing" else None
         try:
-            with self._having(row.id, dead=dead, digests=digests, durable=row.kind == "chunks") as mine:
+            with self._having(row.id, dead=dead, digests=digests, durable=True) as mine:
                 if mine.kind == "chunks":
                     return self._chunks(mine)
                 partial = self._folder.take_over(

@@ -235,11 +235,17 @@ class Uploads:
         return writer
 
     def _writer(self, row: UploadRow, *, on_cut: Cut | None) -> Writer:
-        with self._rows.taking(row.id, expires=self._expires(self._clock())) as taken:
-            if taken is None:
-                raise UploadFinished(row.id)
-            fence = taken.fence
-            partial = self._files.begin(row.id, fence=fence)
+        partial: PartialFile | None = None
+        try:
+            with self._rows.taking(row.id, expires=self._expires(self._clock())) as taken:
+                if taken is None:
+                    raise UploadFinished(row.id)
+                fence = taken.fence
+                partial = self._files.begin(row.id, fence=fence)
+        except BaseException:
+            if partial is not None:
+                partial.close()
+            raise
         self._cut(row.id)
         if partial is None:
             partial = self._files.take_over(
@@ -326,9 +332,15 @@ class Uploads:
                     raise UploadIncomplete(row.id, missing=() if row.size is None else ((length, row.size),))
             self._cut(row.id)
             row = self._completion.complete(row, digests=digests) or self._settled(row.id, ANYONE)
-        if row.sha256 is not None and digests.get("sha256", row.sha256) != row.sha256:
-            raise UploadMismatch(row.id, what="sha256", expected=digests["sha256"], got=row.sha256)
+        if row.sha256 is not None:
+            self._check_stored(row.id, row.sha256, digests)
         return row
+
+    def _check_stored(self, uid: str, sha256: str, digests: Mapping[str, str]) -> None:
+        for name, expected in digests.items():
+            got = sha256 if name == "sha256" else self._store.digest(sha256, name)
+            if got != expected:
+                raise UploadMismatch(uid, what=name, expected=expected, got=got)
 
     def cancel(self, uid: str, *, owner: str | None) -> None:
         """Forget an upload, complete or not, and remove its bytes; whoever writes it is cut. What was published of

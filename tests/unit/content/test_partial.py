@@ -583,3 +583,18 @@ def test_names_can_be_made_to_survive_a_crash(partials: Partials, monkeypatch: p
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
     partials.sync_folder()
     assert synced == [partials.folder.stat().st_ino]
+
+
+def test_what_the_store_has_is_never_cut(
+    partials: Partials, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A crash of the machine may put the mark back behind the bytes that were stored: the download starts over."""
+    partial = begun(partials, b"abc")
+    partial.sync()
+    partial.append(memoryview(b"defg"))
+    partial.close()
+    stored = tmp_path / "stored"
+    stored.hardlink_to(part_path(partials))
+    start_the_machine_anew(monkeypatch)
+    assert adopt(partials, fence=2) is None
+    assert stored.read_bytes() == b"abcdefg"

@@ -196,8 +196,12 @@ def test_completing_again_gives_the_same(bay: Forebay) -> None:
     assert bay.uploads.complete(upload.uploadUid, owner=None) == upload
     with pytest.raises(UploadFinished):
         bay.uploads.writer(upload.uploadUid, owner=None)
-    with pytest.raises(UploadMismatch):
-        bay.uploads.complete(upload.uploadUid, owner=None, digests={"sha256": "0" * 64})
+    for digest in ({"sha256": "0" * 64}, {"sha512": "0" * 128}):
+        with pytest.raises(UploadMismatch):
+            bay.uploads.complete(upload.uploadUid, owner=None, digests=digest)
+    assert (
+        bay.uploads.complete(upload.uploadUid, owner=None, digests={"md5": hashlib.md5(DATA).hexdigest()}) == upload
+    )
 
 
 def test_many_threads_that_ask_for_one_upload_get_the_same(bay: Forebay) -> None:
@@ -772,6 +776,27 @@ def test_takeovers_that_came_to_nothing_lose_nothing(bay: Forebay) -> None:
             assert taken is not None
     assert bay.uploads.state(uid, owner=None).offset == 1000
     assert bay.uploads.state(uid, owner=None, settle=True).offset == 1000
+
+
+def test_a_file_that_is_content_as_well_is_never_cut(bay: Forebay) -> None:
+    """A crash of the machine between storing an upload and its commit may take its mark back: who goes on then does so
+    in a file of its own."""
+    uid = bay.uploads.create(owner=None, size=len(DATA)).uid
+    with bay.uploads.writer(uid, owner=None) as writer:
+        writer.write(DATA[:1000])
+        writer.close()
+    (part,) = (bay.folder / "uploads" / "partial").glob("*.part")
+    with part.open("r+b") as file:
+        file.write(DATA)
+    content = bay.folder / "content" / SHA256
+    content.hardlink_to(part)
+    with bay.uploads.writer(uid, owner=None, offset=1000) as writer:
+        assert content.read_bytes() == DATA
+        writer.write(bytes(len(DATA) - 1000))
+        upload = writer.complete()
+    assert upload is not None
+    assert read(upload) == DATA[:1000] + bytes(len(DATA) - 1000)
+    assert content.read_bytes() == DATA
 
 
 def test_what_does_not_match_is_there_all_the_same(bay: Forebay) -> None:
