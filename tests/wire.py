@@ -36,6 +36,8 @@ class Wire:
         self._cut_every = self._cuts_left = 0
         self._cut_sent_at: int | None = None
         self._then: Callable[[], object] = lambda: None
+        self._lost: bytes | None = None
+        self._losing: socket.socket | None = None
         self._refusing = self._for_good = False
         self.received = self.sent = self.connections = self.cuts = 0
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
@@ -60,6 +62,12 @@ class Wire:
         called before that. *for_good*: and refuse those that come after it."""
         with self._changed:
             self._cut_sent_at, self._then, self._for_good = self.sent + size_bytes, then, for_good
+
+    def lose_answer(self, said: bytes, *, then: Callable[[], object] = lambda: None) -> None:
+        """End the connection in place of the answer to the next message whose head has *said*: *then* is called
+        before that."""
+        with self._changed:
+            self._lost, self._then = said, then
 
     def wait_for_cut(self, cuts: int = 1, timeout: float = 60) -> None:
         """Until it was cut so many times."""
@@ -137,10 +145,18 @@ class Wire:
             if not piece:
                 return False
             if key.fileobj is client:
+                if self._lost is not None and self._lost in piece:
+                    self._lost, self._losing = None, server
                 if self._send(server, piece):
                     return False
                 continue
             with self._changed:
+                if self._losing is server:
+                    self._losing = None
+                    self._then()
+                    self.cuts += 1
+                    self._changed.notify_all()
+                    return False
                 cut = self._cut_at is not None and self.received + len(piece) >= self._cut_at
                 if cut:
                     assert self._cut_at is not None

@@ -649,6 +649,24 @@ def test_partial_uploads_become_one(tus: Tus) -> None:
     assert got.fields["repr-digest"] == digest_field(body)
 
 
+def test_asking_for_the_same_final_upload_again(tus: Tus) -> None:
+    """The answer may have been lost: it is given again, but not to another question, nor once the upload is gone."""
+    concat = ("Upload-Concat", f"final;{part(tus, b'ab')} {part(tus, b'cd')}")
+    name = ("Upload-Metadata", pair("filename", b"a.bin"))
+
+    def again(*pairs: Pair) -> Any:
+        return tus.ask("POST", ROOT, concat, *pairs)
+
+    path = again(name).fields["location"]
+    same = again(name)
+    assert (same.status, same.fields["location"]) == (201, path)
+    assert again().status == 404
+    assert problem(again(name, ("Repr-Digest", digest_field(b"abc")))) == (422, "upload_mismatch")
+    assert again(name, ("Repr-Digest", digest_field(b"abcd"))).status == 201
+    assert tus.ask("DELETE", path).status == 204
+    assert again(name).status == 404
+
+
 def test_a_partial_upload_says_so(tus: Tus) -> None:
     """ "HEAD requests against partial or final upload MUST include the Upload-Concat header" and a partial one's offset; it
     is no content that could be read."""

@@ -238,6 +238,25 @@ def test_another_process_goes_on(
     assert list((cache / "uploads").iterdir()) == []
 
 
+@FACES
+@pytest.mark.parametrize("for_good", [False, True])
+def test_the_answer_to_putting_together_is_lost(
+    wire: Wire, cache: Path, file: Path, large: bytes, face: Any, for_good: bool
+) -> None:
+    """Who asks again, at once or in another process, is told the same: nothing is sent twice."""
+    name = f"lost-{for_good}-{face.__name__}"
+    before = wire.sent
+    wire.lose_answer(b"final;", then=wire.refuse if for_good else lambda: None)
+    if for_good:
+        with pytest.raises(ServerUnreachable):
+            face(wire.url, cache, file, name=name, parallel=4)
+        wire.refuse(False)
+    face(wire.url, cache, file, name=name, parallel=4)
+    assert wire.cuts == 1
+    assert stored(wire.url, name) == large
+    assert wire.sent - before < LARGE + MIB
+
+
 @PARALLEL
 def test_a_killed_client_is_gone_on_from(
     wire: Wire, cache: Path, file: Path, large: bytes, spawn: Callable[..., Child], parallel: int

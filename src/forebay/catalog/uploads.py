@@ -128,6 +128,11 @@ _LOAD = select(
 _HELD = select(func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
     _IS_OWNERS, uploads.c.expires_at.is_not(None)
 )
+_NOTED = (
+    select(uploads)
+    .where(_IS_OWNERS, uploads.c.state == "complete", uploads.c.note == bindparam("note", type_=String))
+    .limit(1)
+)
 _TAKE = (
     update(uploads)
     .where(_IS_IT, _IS_OPEN)
@@ -204,6 +209,12 @@ class UploadRows:
         """One indexed look-up."""
         with self._database.read() as db:
             row = db.execute(_BY_ID, {"uid": uid}).first()
+        return None if row is None else _row_of(row)
+
+    def noted(self, note: str, *, owner: str | None) -> UploadRow | None:
+        """A complete upload of *owner* with that *note*. Looks through all of them."""
+        with self._database.read() as db:
+            row = db.execute(_NOTED, {"owner": owner, "note": note}).first()
         return None if row is None else _row_of(row)
 
     @contextmanager

@@ -184,7 +184,13 @@ def _send_parts(parcel: Parcel, file: FileSource, journal: Journal, progress: Pr
     """Send the parts at once, while the file is hashed, and have them put together."""
     parts = journal.begun.parts
     flows = [_digest_of(file, journal), *(_send_part(part, file, progress, i) for i, part in enumerate(parts))]
-    sha256, *_ = yield from together(flows)
+    try:
+        sha256, *_ = yield from together(flows)
+    except Gone:
+        # They may have been put together by now, and the answer lost: who asks for the same again gets it.
+        if journal.begun.sha256 is None:
+            raise
+        sha256 = journal.begun.sha256
     progress.state = "storing"
     places = " ".join(tus.place(part.uid) for part in parts)
     concat = ("Upload-Concat", f"final;{places}")

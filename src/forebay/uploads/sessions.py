@@ -364,10 +364,18 @@ class Uploads:
     ) -> UploadState:
         """A complete upload of the bytes of *parts*, in that order; the parts are used up by it.
 
-        Where the file system can share blocks, nothing is copied. Raises `UnknownUpload`, `UploadIncomplete`,
+        Where the file system can share blocks, nothing is copied. With the same *note* again, once the parts are
+        used up, it gives the same: the answer may have been lost. Raises `UnknownUpload`, `UploadIncomplete`,
         `UploadMismatch`, and what `create` raises.
         """
-        rows = [self._settled(part, owner) for part in parts]
+        try:
+            rows = [self._settled(part, owner) for part in parts]
+        except UnknownUpload:
+            made = self._rows.noted(note, owner=owner) if note else None
+            if made is None or made.sha256 is None:
+                raise
+            self._check_stored(made.id, made.sha256, _checked_digests(digests))
+            return state_of(made, offset=made.size or 0)
         if not rows or any(not row.is_partial for row in rows):
             raise InvalidValue("parts", expected="partial uploads, one or more", got=len(rows))
         rows = [self._completed(row, {}) for row in rows]
