@@ -189,10 +189,16 @@ class ServerSettings(Settings):
         default=False, description="Listen on an address that others reach although no token exists."
     )
     max_connections: int = Field(
-        default=1024,
-        ge=1,
-        le=1_000_000,
-        description="Connections at once, which may take 256 KiB each while they send; more wait to be accepted.",
+        default=1024, ge=1, le=1_000_000, description="Connections at once; more wait to be accepted."
+    )
+    # A piece costs the event loop the same, whatever its size: 1 GiB in one PATCH takes 3.0 s in pieces of 64 KiB,
+    # 1.9 s in these, 1.6 s in pieces of 1 MiB.
+    receive_buffer_bytes: int = Field(
+        default=256 << 10,
+        ge=64 << 10,
+        le=16 << 20,
+        description="What a connection may hold of what it receives; over HTTP/1.1, of its head as well. "
+        "More makes large uploads faster.",
     )
     drain_s: int = Field(
         default=20, ge=1, le=3600, description="How long answers may go on once the server was told to stop."

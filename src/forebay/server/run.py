@@ -43,9 +43,6 @@ Announce = Callable[[str, bool], None]
 
 # nginx and Apache take 8 KiB of URL and 32 KiB of fields; a URL at the door may be percent-encoded wholly.
 _MAX_HEAD_BYTES = 64 << 10
-# What a connection holds of what it receives, over HTTP/1.1 its head as well: a body arrives in pieces of so much
-# where its client is fast, and each costs the same: 1 GiB takes 3.0 s in pieces of 64 KiB, 1.9 s in these.
-_RECEIVED_BYTES = 256 << 10
 # A head that takes longer is an attack or a dead client (nginx: 60 s, Apache: 20 to 40 s). Between requests, too.
 _HEAD_TIMEOUT_MS = 30_000
 _STREAMS = 100  # at once on one HTTP/2 connection; RFC 9113 section 6.5.2 asks for at least that
@@ -195,7 +192,9 @@ def _make_server(settings: ServerSettings, address: str, port: int) -> MPServer:
             websockets=False,
             backlog=_BACKLOG,
             backpressure=_connections(settings),
-            http1_settings=HTTP1Settings(header_read_timeout=_HEAD_TIMEOUT_MS, max_buffer_size=_RECEIVED_BYTES),
+            http1_settings=HTTP1Settings(
+                header_read_timeout=_HEAD_TIMEOUT_MS, max_buffer_size=settings.receive_buffer_bytes
+            ),
             http2_settings=HTTP2Settings(
                 max_concurrent_streams=_STREAMS,
                 max_headers_size=_MAX_HEAD_BYTES,
