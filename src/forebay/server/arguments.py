@@ -26,6 +26,8 @@ logging.getLogger("python_multipart").setLevel(logging.ERROR)
 PARSED_BYTES = 16 << 20
 """The largest JSON and the most text of a form: it is in memory, and takes several times as much there."""
 
+# What comes slower is an attack, or a client as good as dead (Apache's mod_reqtimeout: body=20,MinRate=500).
+_LEAST_BYTES_PER_S = 500
 _MAX_TEXTS = 1000  # of one query or form, as Starlette's
 # So much of each file is in memory: of as many small ones as a form may have, 64 MiB.
 _IN_MEMORY_BYTES = 64 << 10
@@ -90,14 +92,16 @@ async def read_arguments(scope: Scope, receive: Receive, *, max_bytes: int) -> D
 
 
 async def _pieces(scope: Scope, receive: Receive, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body piece by piece, each of them in time."""
+    """The body piece by piece, each of them in time, and all of them together."""
     declared = Headers(raw=scope["headers"]).get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > max_bytes:
         raise BodyTooLarge(limit_bytes=max_bytes)
-    size, more = 0, True
+    loop = asyncio.get_running_loop()
+    began, size, more = loop.time(), 0, True
     while more:
+        patience_from = min(loop.time(), began + size / _LEAST_BYTES_PER_S)
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
+            async with asyncio.timeout_at(patience_from + BODY_TIMEOUT_S):
                 event = await receive()
         except TimeoutError:
             raise BodyTooSlow(limit_s=BODY_TIMEOUT_S) from None

@@ -7,7 +7,7 @@ import pytest
 
 from asgi import Exchange
 from forebay import UploadedFile
-from forebay.errors import BodyTooLarge
+from forebay.errors import BodyTooLarge, BodyTooSlow
 from forebay.server import arguments
 from forebay.server.arguments import Form, read_arguments
 
@@ -43,6 +43,20 @@ def test_small_files_are_in_memory_and_others_are_not() -> None:
     assert [rolled(file) for file in form.files] == [False, True]
     for file in form.files:
         file.close()
+
+
+def test_a_body_that_trickles_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its pieces comes in time, all of them together never would."""
+    monkeypatch.setattr(arguments, "BODY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(arguments, "_LEAST_BYTES_PER_S", 1e9)
+    asked = Exchange("POST", "/", ("Content-Type", "application/json"), body=[])
+
+    async def trickle() -> Any:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    with pytest.raises(BodyTooSlow):
+        asyncio.run(read_arguments(asked.scope, trickle, max_bytes=1 << 20))
 
 
 def rolled(file: UploadedFile) -> bool:
