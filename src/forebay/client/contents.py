@@ -130,7 +130,7 @@ def fetch_content(cache: ContentCache, server: str, wish: Wish, *, tell: Tell | 
     if isinstance(outcome, Begun):
         ending = Ending(wish, outcome.asked_at)
         try:
-            yield from land(cache, place_of(server, outcome.response), ending.settle, watcher)
+            yield from land(cache, place_of(server, outcome.response), ending.settle, watcher, answered=True)
         except (ServerUnreachable, StorageError):
             raise
         except ForebayError:
@@ -138,7 +138,7 @@ def fetch_content(cache: ContentCache, server: str, wish: Wish, *, tell: Tell | 
         outcome = yield from ending.fetched()
     if outcome.response is not None:
         try:
-            yield from land(cache, place_of(server, outcome.response), None, watcher)
+            yield from land(cache, place_of(server, outcome.response), None, watcher, answered=True)
         except (ServerUnreachable, StorageError):
             raise
         except ForebayError as error:
@@ -199,13 +199,20 @@ def land_version(cache: ContentCache, server: str, response: Response) -> Flow[P
 
 
 def land(
-    cache: ContentCache, place: Place, settle: Settle | None, watcher: Watcher, *, patient: bool = True
+    cache: ContentCache,
+    place: Place,
+    settle: Settle | None,
+    watcher: Watcher,
+    *,
+    patient: bool = True,
+    answered: bool = False,
 ) -> Flow[Path]:
     """The content at *place*, in the cache; not transferred when it is there. *settle* says what became of it, once
     all has arrived of what had no digest before.
 
     While somebody else on this machine brings it, that is waited for; if not *patient*, only for some seconds: then
-    it is brought beside.
+    it is brought beside. *answered*: the server has just done so; else one that cannot be reached at first is not
+    waited for.
     Raises `FollowBroken` when another content came of it.
     """
     for last in (False, True):
@@ -213,7 +220,7 @@ def land(
         if isinstance(part, Path):
             return part
         try:
-            resumed = yield from _transfer(part, place, watcher)
+            resumed = yield from _transfer(part, place, watcher, answered=answered)
             sha256 = place.sha256
             if sha256 is None:
                 response = yield from (settled(place) if settle is None else settle())
@@ -305,7 +312,7 @@ def _length(fields: Fields) -> int | None:
         raise ServerAnswerInvalid(str(error)) from None
 
 
-def _transfer(part: Part, place: Place, watcher: Watcher) -> Flow[bool]:
+def _transfer(part: Part, place: Place, watcher: Watcher, *, answered: bool) -> Flow[bool]:
     """Let all bytes of *place* land in *part*; whether it began with what an earlier attempt left."""
     leftover = yield from do(part.leftover)
     if leftover is not None:
@@ -319,7 +326,7 @@ def _transfer(part: Part, place: Place, watcher: Watcher) -> Flow[bool]:
                 return leftover is not None
             cut = ServerUnreachable(reason=answer.cut or "the connection was cut")
         except ServerUnreachable as error:
-            if part.landed == 0:
+            if part.landed == 0 and not answered:
                 raise
             cut = error
         if part.landed > furthest:  # what only came once more is no progress
