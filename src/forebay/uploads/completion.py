@@ -7,10 +7,12 @@ the next one who looks does again. The bytes stay where they were until the cata
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +32,8 @@ _STEP_BYTES = 64 << 20
 
 
 class Completion:
-    """Makes uploads of one folder complete. *me* names this process, *is_alive* knows of the others."""
+    """Makes uploads of one folder complete. *me* names this process, *is_alive* knows of the others; *submit* calls
+    in another thread."""
 
     def __init__(
         self,
@@ -43,10 +46,12 @@ class Completion:
         is_alive: Callable[[str], bool],
         clock: Callable[[], float],
         expiry_s: float,
+        submit: Callable[[Callable[[], object]], Future[object]],
     ) -> None:
         self._rows, self._store, self._folder, self._kept = rows, store, folder, kept
         self._me, self._is_alive = me, is_alive
         self._clock, self._expiry_s = clock, expiry_s
+        self._submit = submit
         self._closing: Counter[str] = Counter()  # threads that are at it, or try
         self._staged: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
@@ -201,28 +206,35 @@ class Completion:
         with self._having(row.id) as mine:
             assert mine.size is not None
             path = self._folder.new_file(mine.id, fence=mine.fence)
-            first = self._kept.take(parts[0].id)
-            if first is None or first.length != parts[0].size or not first.has(mine.digests):
-                first = None
-            running = first or Running.of(mine.digests)
+            running = Running.of(mine.digests)
             with storage_errors("an upload", self._folder.folder), path.open("xb") as target:
                 at = 0
-                for number, part in enumerate(parts):
+                for part in parts:
                     source = self._folder.part_of(part.id, fence=part.fence)
                     size = part.size or 0
                     if source is None and size:
                         raise UploadIncomplete(part.id, missing=((0, size),))
                     if source is not None:
                         with source.open("rb") as file:
-                            copy_range(file.fileno(), target.fileno(), 0, size, at)
-                            if number or first is None:
-                                running.read_on(file.fileno(), [(0, size)])
+                            self._copy_and_hash(file.fileno(), target.fileno(), size, at, running)
                     at += size
                 _verify(mine, running)
                 os.fchmod(target.fileno(), 0o444)
                 sync_file(target.fileno())
             used = {part.id: part.fence for part in parts}
             return self._commit(mine, path, running.hex("sha256"), mine.size, used=used)
+
+    def _copy_and_hash(self, source: int, target: int, size: int, at: int, running: Running) -> None:
+        """Copy all of *source* to *at*, and hash it beside that: both take about as long. In steps, for others wait
+        for that thread, too."""
+        for start in range(0, size, _STEP_BYTES):
+            stop = min(start + _STEP_BYTES, size)
+            copying = self._submit(functools.partial(copy_range, source, target, start, stop, at + start))
+            try:
+                running.read_on(source, [(start, stop)])
+            finally:
+                wait((copying,))  # the files must not be closed under it
+            copying.result()
 
     # --- a file on this machine -------------------------------------------------------------------------
 

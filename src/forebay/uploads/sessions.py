@@ -95,6 +95,7 @@ class Uploads:
             is_alive=is_alive,
             clock=clock,
             expiry_s=settings.upload_expiry_s,
+            submit=self.submit,
         )
         self._chunks = Chunks(
             rows=rows,
@@ -253,7 +254,8 @@ class Uploads:
             )
         running = self._kept.take(row.id)
         if running is None or running.length != partial.length:
-            running = Running.of(row.digests) if partial.length == 0 else None
+            # Parts are hashed when they are put together: in which order is not known before.
+            running = Running.of(row.digests) if partial.length == 0 and not row.is_partial else None
         writer = Writer(
             self,
             taken,
