@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, overload
 from pydantic import ValidationError
 
 from forebay.catalog.catalog import Catalog, Registered, Usage
+from forebay.catalog.chunks import ChunkRows
 from forebay.catalog.database import Database
 from forebay.catalog.frontier import Frontier
 from forebay.catalog.publishing import Published, publish
@@ -149,6 +150,7 @@ class Forebay:
             self.uploads = Uploads(
                 self.folder / "uploads",
                 rows=UploadRows(self._database),
+                chunk_rows=ChunkRows(self._database),
                 store=self.store,
                 settings=settings,
                 me=self.owner.id,

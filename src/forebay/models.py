@@ -1,4 +1,4 @@
-"""The models that cross the boundary: what Python callers, JSON and the command line see.
+"""The models that cross the boundary: what Python callers, JSON and the command line see; long, for they are many.
 
 Times are aware UTC datetimes; names are the JSON names. `Request` is a registered ask, `Response` one stored
 answer to it (a version).

@@ -1,4 +1,4 @@
-"""The rows of uploads and of their chunks: each change one transaction.
+"""The rows of uploads: each change one transaction. Those of their chunks: `forebay.catalog.chunks`.
 
 An upload is ``open``, ``closing`` while one process makes it whole, then ``complete``. Its *fence* only grows:
 whoever takes the upload over gets the next one, and what was begun under an older one is refused.
@@ -7,7 +7,7 @@ whoever takes the upload over gets the next one, and what was begun under an old
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,8 +18,8 @@ from sqlalchemy.dialects.sqlite import insert
 from forebay.catalog.contents import content_row, heal, note_orphans, write_contents
 from forebay.catalog.database import Database
 from forebay.catalog.rows import micros, seconds
-from forebay.catalog.schema import contents, upload_chunks, uploads
-from forebay.core.chunks import Extent, Layout, is_overfull, place, slot
+from forebay.catalog.schema import contents, uploads
+from forebay.core.chunks import Layout
 from forebay.errors import DiskReserved, LengthMismatch, TooManyUploads, UploadQuota, UploadTaken, UploadTooLarge
 
 Phase = Literal["open", "closing", "complete"]
@@ -72,16 +72,8 @@ class UploadRow:
         return Layout(self.chunk_count, self.size, self.chunk_size, self.tail)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The right to write a chunk at a place that is nobody else's. The highest claim of those that were
-    acknowledged counts."""
-
-    upload_id: str
-    extent: Extent
-
-
-def _row_of(row: Row[Any]) -> UploadRow:
+def row_of(row: Row[Any]) -> UploadRow:
+    """An upload, of what `BY_ID` finds."""
     return UploadRow(
         id=row.id,
         owner=row.owner,
@@ -117,7 +109,7 @@ _IS_CLOSING = uploads.c.state == "closing"
 _IS_OWNERS = uploads.c.owner.is_not_distinct_from(bindparam("owner", type_=String))
 _HAS_FENCE = uploads.c.fence == func.coalesce(bindparam("having", type_=BigInteger), uploads.c.fence)
 _UNTIL = bindparam("until", type_=BigInteger)
-_BY_ID = select(uploads).where(_IS_IT)
+BY_ID = select(uploads).where(_IS_IT)
 _FENCE = select(uploads.c.fence).where(_IS_IT)
 _ADD = insert(uploads).returning(*uploads.c)
 _LOAD = select(
@@ -171,14 +163,6 @@ _NOTE = (
     .where(_IS_IT, _HAS_FENCE, _IS_OPEN)
     .values(received_bytes=bindparam("received", type_=BigInteger), expires_at=_UNTIL)
 )
-_OF_NUMBER = select(upload_chunks).where(
-    upload_chunks.c.upload_id == bindparam("uid"), upload_chunks.c.number == bindparam("number")
-)
-_ACKNOWLEDGED = (
-    select(upload_chunks.c.number, upload_chunks.c.offset, upload_chunks.c.size, upload_chunks.c.claim)
-    .where(upload_chunks.c.upload_id == bindparam("uid"), upload_chunks.c.owner.is_(None))
-    .order_by(upload_chunks.c.number)
-)
 
 
 class UploadRows:
@@ -203,19 +187,19 @@ class UploadRows:
             dumped = {name: json.dumps(dict(values[name])) for name in ("metadata", "digests")}
             times = {"created_at": micros(now), "expires_at": micros(expires)}
             row = dict(values) | dumped | times | {"state": "open", "reserved_bytes": reserved}
-            return _row_of(db.execute(_ADD, row).one())
+            return row_of(db.execute(_ADD, row).one())
 
     def find(self, uid: str) -> UploadRow | None:
         """One indexed look-up."""
         with self._database.read() as db:
-            row = db.execute(_BY_ID, {"uid": uid}).first()
-        return None if row is None else _row_of(row)
+            row = db.execute(BY_ID, {"uid": uid}).first()
+        return None if row is None else row_of(row)
 
     def noted(self, note: str, *, owner: str | None) -> UploadRow | None:
         """A complete upload of *owner* with that *note*. Looks through all of them."""
         with self._database.read() as db:
             row = db.execute(_NOTED, {"owner": owner, "note": note}).first()
-        return None if row is None else _row_of(row)
+        return None if row is None else row_of(row)
 
     @contextmanager
     def taking(self, uid: str, *, expires: float) -> Iterator[UploadRow | None]:
@@ -224,7 +208,7 @@ class UploadRows:
         crash of the machine may take back those of files that are there."""
         with self._database.write(durable=True) as db:
             row = db.execute(_TAKE, {"uid": uid, "until": micros(expires)}).first()
-            yield None if row is None else _row_of(row)
+            yield None if row is None else row_of(row)
 
     def close(
         self,
@@ -242,10 +226,10 @@ class UploadRows:
         new fence, or could be written as content if it were open again."""
         key = {"uid": uid, "having": fence, "dead": dead, "me": me, "wanted": None}
         with self._database.write(durable=durable) as db:
-            if digests and (before := db.execute(_BY_ID, key).first()) is not None:
+            if digests and (before := db.execute(BY_ID, key).first()) is not None:
                 key["wanted"] = json.dumps(json.loads(before.digests) | dict(digests))
             row = db.execute(_CLOSE, key).first()
-            return None if row is None else _row_of(row)
+            return None if row is None else row_of(row)
 
     def reopen(self, uid: str, *, fence: int) -> None:
         """Nothing came of `close`: the upload is open as before, but for its digests. Durable on return."""
@@ -276,7 +260,7 @@ class UploadRows:
                 raise UploadTaken(uid)
             if used and db.execute(delete(uploads).where(uploads.c.id.in_(used))).rowcount < len(used):
                 raise UploadTaken(used[0])  # another has used them up: their bytes count once
-            return _row_of(row)
+            return row_of(row)
 
     @contextmanager
     def holding(self, uid: str, *, fence: int) -> Iterator[None]:
@@ -290,7 +274,7 @@ class UploadRows:
         """Say the length of an upload that had none. Durable on return. *fence*: only if it still is that one.
         Raises `LengthMismatch`, `UploadTaken`, and what `add` raises of sizes."""
         with self._database.write(durable=True) as db:
-            row = db.execute(_BY_ID, {"uid": uid}).first()
+            row = db.execute(BY_ID, {"uid": uid}).first()
             if row is None or (fence is not None and row.fence != fence):
                 raise UploadTaken(uid)
             if row.size == size:
@@ -300,20 +284,20 @@ class UploadRows:
             _check_size(size, limits)
             more = size - row.reserved_bytes
             if more > 0:
-                _check_bytes(db, _load(db, row.owner), row.owner, more, limits)
+                check_room(db, row.owner, more, limits)
             db.execute(update(uploads).where(uploads.c.id == uid).values(size=size, reserved_bytes=size))
 
     def reserve(self, uid: str, needed: int, *, fence: int, limits: UploadLimits) -> int:
         """Reserve *needed* bytes in all for an upload without a length; what is reserved now. Raises `UploadTaken`,
         and what `add` raises of sizes."""
         with self._database.write(durable=False) as db:
-            row = db.execute(_BY_ID, {"uid": uid}).first()
+            row = db.execute(BY_ID, {"uid": uid}).first()
             if row is None or row.fence != fence:
                 raise UploadTaken(uid)
             more = needed - row.reserved_bytes
             if more <= 0:
                 return int(row.reserved_bytes)
-            _check_bytes(db, _load(db, row.owner), row.owner, more, limits)
+            check_room(db, row.owner, more, limits)
             db.execute(update(uploads).where(uploads.c.id == uid).values(reserved_bytes=needed))
             return needed
 
@@ -348,7 +332,7 @@ class UploadRows:
     def closing(self) -> list[UploadRow]:
         """Uploads that somebody makes whole, or died while it did."""
         with self._database.read() as db:
-            return [_row_of(row) for row in db.execute(select(uploads).where(uploads.c.state == "closing"))]
+            return [row_of(row) for row in db.execute(select(uploads).where(uploads.c.state == "closing"))]
 
     def overdue(self, *, now: float) -> list[tuple[str, int]]:
         """What `expire` would forget: ids and bytes."""
@@ -365,129 +349,11 @@ class UploadRows:
         with self._database.read() as db:
             return set(db.execute(query).scalars())
 
-    # --- chunks ---------------------------------------------------------------------------------------
-
-    def claim(
-        self,
-        uid: str,
-        number: int,
-        size: int,
-        *,
-        me: str,
-        is_alive: Callable[[str], bool],
-        limits: UploadLimits,
-        expires: float,
-    ) -> Claim | None:
-        """A place for a chunk that nobody else writes to. None when the upload is not open. Raises `UploadTooLarge`
-        for much more than was declared, and what `add` raises of sizes."""
-        with self._database.write(durable=False) as db:
-            found = db.execute(_BY_ID, {"uid": uid}).first()
-            if found is None or found.state != "open":
-                return None
-            row = _row_of(found)
-            claimed = row.received_bytes + size
-            if is_overfull(row.layout, claimed):
-                raise UploadTooLarge(limit_bytes=row.layout.total, got=claimed)
-            if claimed > row.reserved_bytes:
-                more = claimed - row.reserved_bytes
-                _check_bytes(db, _load(db, row.owner), row.owner, more, limits)
-            others = db.execute(_OF_NUMBER, {"uid": uid, "number": number}).all()
-            lost = [other for other in others if other.owner is not None and not is_alive(other.owner)]
-            for other in lost:  # its process is gone, and what it wrote counts for nothing
-                _forget(db, uid, number, [other.claim])
-            where = slot(row.layout, number, size)
-            taken = any(other.offset == where for other in others if other not in lost)
-            found_place = place(row.layout, number, size, slot_taken=taken)
-            claim = Claim(uid, Extent(number, found_place.offset, size, row.claims + 1))
-            db.execute(
-                insert(upload_chunks),
-                {
-                    "upload_id": uid,
-                    "number": number,
-                    "claim": claim.extent.claim,
-                    "offset": claim.extent.offset,
-                    "size": size,
-                    "owner": me,
-                },
-            )
-            db.execute(
-                update(uploads)
-                .where(uploads.c.id == uid)
-                .values(
-                    claims=claim.extent.claim,
-                    chunk_size=found_place.layout.chunk_size,
-                    tail=found_place.layout.tail,
-                    received_bytes=claimed,
-                    reserved_bytes=max(row.reserved_bytes, claimed),
-                    expires_at=micros(expires),
-                )
-            )
-            return claim
-
-    def acknowledge(self, claim: Claim, *, me: str) -> bool:
-        """The bytes of *claim* are on the disk, and count unless a later claim's do. False when the upload is not
-        open any more. Durable on return."""
-        uid, number, mine = claim.upload_id, claim.extent.number, claim.extent.claim
-        with self._database.write(durable=True) as db:
-            found = db.execute(_BY_ID, {"uid": uid}).first()
-            if found is None or found.state != "open":
-                return False
-            there = [
-                row.claim for row in db.execute(_OF_NUMBER, {"uid": uid, "number": number}) if row.owner is None
-            ]
-            if any(other > mine for other in there):
-                _forget(db, uid, number, [mine])
-                return True
-            _forget(db, uid, number, there)
-            which = (upload_chunks.c.upload_id == uid) & (upload_chunks.c.number == number)
-            which &= (upload_chunks.c.claim == mine) & (upload_chunks.c.owner == me)
-            return db.execute(update(upload_chunks).where(which).values(owner=None)).rowcount == 1
-
-    def give_up(self, claim: Claim) -> None:
-        """Nothing came of *claim*."""
-        with self._database.write(durable=False) as db:
-            _forget(db, claim.upload_id, claim.extent.number, [claim.extent.claim])
-
-    def chunk(self, uid: str, number: int) -> Extent | None:
-        """Where the chunk *number* is that counts."""
-        query = _ACKNOWLEDGED.where(upload_chunks.c.number == number)
-        with self._database.read() as db:
-            row = db.execute(query, {"uid": uid}).first()
-        return None if row is None else Extent(*row)
-
-    def chunks(self, uid: str) -> list[Extent]:
-        """Where every chunk is that counts, by number."""
-        with self._database.read() as db:
-            return [Extent(*row) for row in db.execute(_ACKNOWLEDGED, {"uid": uid})]
-
-    def bytes_before(self, uid: str, number: int) -> int:
-        """The sizes of the chunks before *number* together."""
-        before = (upload_chunks.c.upload_id == uid) & (upload_chunks.c.number < number)
-        query = select(func.coalesce(func.sum(upload_chunks.c.size), 0)).where(
-            before, upload_chunks.c.owner.is_(None)
-        )
-        with self._database.read() as db:
-            return int(db.execute(query).scalar_one())
-
-    def chunk_writers(self, uid: str) -> set[str]:
-        """The processes that write chunks of an upload now, or died while they did."""
-        query = select(upload_chunks.c.owner).where(
-            upload_chunks.c.upload_id == uid, upload_chunks.c.owner.is_not(None)
-        )
-        with self._database.read() as db:
-            return set(db.execute(query.distinct()).scalars())
-
 
 def _removed(db: Connection, which: ColumnElement[bool], *, now_us: int) -> list[str]:
     gone = db.execute(delete(uploads).where(which).returning(uploads.c.id, uploads.c.content_sha256)).all()
     note_orphans(db, [row.content_sha256 for row in gone], now_us=now_us)
     return [row.id for row in gone]
-
-
-def _forget(db: Connection, uid: str, number: int, claims: Sequence[int]) -> None:
-    mine = (upload_chunks.c.upload_id == uid) & (upload_chunks.c.number == number)
-    if claims:
-        db.execute(delete(upload_chunks).where(mine, upload_chunks.c.claim.in_(claims)))
 
 
 def _check_size(size: int, limits: UploadLimits) -> None:
@@ -498,6 +364,11 @@ def _check_size(size: int, limits: UploadLimits) -> None:
 def _load(db: Connection, owner: str | None) -> Row[Any]:
     """How many uploads are not complete, of all and of *owner*; and the bytes that are still to come of them."""
     return db.execute(_LOAD, {"owner": owner}).one()
+
+
+def check_room(db: Connection, owner: str | None, more: int, limits: UploadLimits) -> None:
+    """Raise `UploadQuota` or `DiskReserved` if *owner* cannot have so many bytes *more*."""
+    _check_bytes(db, _load(db, owner), owner, more, limits)
 
 
 def _check_bytes(db: Connection, load: Row[Any], owner: str | None, more: int, limits: UploadLimits) -> None:

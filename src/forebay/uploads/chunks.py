@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import BinaryIO
 
-from forebay.catalog.uploads import Claim, UploadLimits, UploadRow, UploadRows
+from forebay.catalog.chunks import ChunkRows, Claim
+from forebay.catalog.uploads import UploadLimits, UploadRow
 from forebay.durable import storage_errors, sync_file, write_all
 from forebay.errors import ChunkInvalid, StorageError, UploadFinished
 from forebay.models import ChunkRequest
@@ -24,7 +25,7 @@ class Chunks:
     def __init__(
         self,
         *,
-        rows: UploadRows,
+        rows: ChunkRows,
         folder: UploadFolder,
         kept: Kept,
         me: str,
@@ -78,7 +79,7 @@ class Chunks:
 
     def _is_there(self, row: UploadRow, chunk: ChunkRequest) -> bool:
         """Whether the chunk that counts has the same bytes."""
-        extent = self._rows.chunk(row.id, chunk.chunkNumber)
+        extent = self._rows.one(row.id, chunk.chunkNumber)
         if extent is None or extent.size != len(chunk.content):
             return False
         try:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+from forebay.catalog.chunks import ChunkRows
 from forebay.catalog.uploads import UploadRow, UploadRows
 from forebay.content.files import FileContentStore
 from forebay.content.partial import PartialFile
@@ -39,6 +40,7 @@ class Completion:
         self,
         *,
         rows: UploadRows,
+        chunk_rows: ChunkRows,
         store: FileContentStore,
         folder: UploadFolder,
         kept: Kept,
@@ -50,6 +52,7 @@ class Completion:
     ) -> None:
         self._rows, self._store, self._folder, self._kept = rows, store, folder, kept
         self._me, self._is_alive = me, is_alive
+        self._chunk_rows = chunk_rows
         self._clock, self._expiry_s = clock, expiry_s
         self._submit = submit
         self._closing: Counter[str] = Counter()  # threads that are at it, or try
@@ -165,7 +168,7 @@ class Completion:
     # --- chunks ----------------------------------------------------------------------------------------
 
     def _chunks(self, row: UploadRow) -> UploadRow:
-        extents = self._rows.chunks(row.id)
+        extents = self._chunk_rows.all(row.id)
         assert row.chunk_count is not None
         assert row.size is not None
         missing = chunks.missing(row.chunk_count, (extent.number for extent in extents))
@@ -179,7 +182,7 @@ class Completion:
         if running.claims != [extent.claim for extent in extents[:known]] or not running.has(row.digests):
             running, known = Running.of(row.digests), 0
         # While one may still be writing, its file can not become content.
-        is_quiet = not any(map(self._is_alive, self._rows.chunk_writers(row.id)))
+        is_quiet = not any(map(self._is_alive, self._chunk_rows.writers(row.id)))
         with self._folder.chunks(row.id) as descriptor, storage_errors("an upload", self._folder.folder):
             if chunks.in_order(extents) and is_quiet:
                 path = self._folder.chunks_path(row.id)

@@ -1,4 +1,6 @@
-"""`Uploads`: the sessions of one folder, behind every dialect. Blocking: servers call it from threads.
+"""`Uploads`: the sessions of one folder, behind every dialect, long because it is all that they offer.
+
+Blocking: servers call it from threads.
 
 What was acknowledged is on the disk. One writer at a time: a newer one takes the session over, with a fence that
 only grows, and the older one is cut (docs/explanation/uploads.md).
@@ -18,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from forebay.catalog.chunks import ChunkRows
 from forebay.catalog.uploads import UploadLimits, UploadRow, UploadRows
 from forebay.content.files import FileContentStore
 from forebay.content.partial import PartialFile
@@ -75,6 +78,7 @@ class Uploads:
         folder: Path,
         *,
         rows: UploadRows,
+        chunk_rows: ChunkRows,
         store: FileContentStore,
         settings: Settings,
         me: str,
@@ -83,11 +87,12 @@ class Uploads:
         publish: Publish,
     ) -> None:
         self._files = UploadFolder(folder)
-        self._rows, self._store, self._settings = rows, store, settings
+        self._rows, self._chunk_rows, self._store, self._settings = rows, chunk_rows, store, settings
         self._clock, self._publish = clock, publish
         self._kept = Kept()
         self._completion = Completion(
             rows=rows,
+            chunk_rows=chunk_rows,
             store=store,
             folder=self._files,
             kept=self._kept,
@@ -98,7 +103,7 @@ class Uploads:
             submit=self.submit,
         )
         self._chunks = Chunks(
-            rows=rows,
+            rows=chunk_rows,
             folder=self._files,
             kept=self._kept,
             me=me,
@@ -189,7 +194,7 @@ class Uploads:
         if row.state == "complete":
             return row.size or 0
         if row.kind == "chunks":
-            return sum(extent.size for extent in self._rows.chunks(row.id))
+            return sum(extent.size for extent in self._chunk_rows.all(row.id))
         return self._files.synced(row.id, fence=row.fence)
 
     def set_size(self, uid: str, *, owner: str | None, size: int) -> None:
