@@ -1,5 +1,6 @@
-"""The growing file that one writer fills and many readers follow, with its watermark beside it; long, for it is read
-and taken over by the rules that it is written by.
+"""The growing file that one writer fills and many readers follow, with its watermark beside it.
+
+Long, for it is read and taken over by the rules that it is written by.
 
 ``<key>.<fence>.part`` holds the bytes; ``<key>.<fence>.mark`` says how many of them are true. The mark is
 advanced *after* the write, so that a killed writer leaves it true; after a crash of the machine only its
