@@ -122,7 +122,7 @@ _HELD = select(func.coalesce(func.sum(uploads.c.reserved_bytes), 0)).where(
 )
 _NOTED = (
     select(uploads)
-    .where(_IS_OWNERS, uploads.c.state == "complete", uploads.c.note == bindparam("note", type_=String))
+    .where(_IS_OWNERS, uploads.c.content_sha256.is_not(None), uploads.c.note == bindparam("note", type_=String))
     .limit(1)
 )
 _TAKE = (
@@ -196,7 +196,7 @@ class UploadRows:
         return None if row is None else row_of(row)
 
     def noted(self, note: str, *, owner: str | None) -> UploadRow | None:
-        """A complete upload of *owner* with that *note*. Looks through all of them."""
+        """An upload of *owner* with that *note* that is content. Looks through all of them."""
         with self._database.read() as db:
             row = db.execute(_NOTED, {"owner": owner, "note": note}).first()
         return None if row is None else row_of(row)

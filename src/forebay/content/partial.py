@@ -98,9 +98,11 @@ def is_of(part: Path, mark: Mark) -> bool:
     return stat.st_ino == mark.inode and stat.st_size >= mark.length
 
 
-def has_another_name(part: Path) -> bool:
-    """Whether something else has the bytes of *part* as well: the content store, as a rule."""
-    return part.stat().st_nlink > 1
+def stored_length(part: Path) -> int | None:
+    """The length of *part* where something else has its bytes as well: the content store, as a rule. It must not be
+    cut then. None: nothing else has them."""
+    stat = part.stat()
+    return stat.st_size if stat.st_nlink > 1 else None
 
 
 def read_open_mark(descriptor: int) -> Mark | None:
@@ -388,8 +390,8 @@ class Partials:
             self.discard(key)
             return None
         # Where its commit never came. Should a crash of the machine have put the mark back, it must not be cut.
-        is_stored = has_another_name(part)
-        if (is_stored and part.stat().st_size > mark.length) or not trust(mark.meta, is_stored):
+        stored = stored_length(part)
+        if (stored is not None and stored > mark.length) or not trust(mark.meta, stored is not None):
             self.discard(key)
             return None
         new = f"{key}.{fence}"

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from forebay.content.partial import Mark, PartialFile, Partials, has_another_name, is_of, read_mark
+from forebay.content.partial import Mark, PartialFile, Partials, is_of, read_mark, stored_length
 from forebay.durable import storage_errors, sync_file, sync_folder
 from forebay.errors import DiskReserved, UploadTaken
 
@@ -74,8 +74,9 @@ class UploadFolder:
                         continue
                     # After a crash of the machine the file may be content whose commit never came, and longer than
                     # its mark: it must not be cut.
-                    is_content = has_another_name(found.part) and found.part.stat().st_size > found.mark.length
-                    if is_locked and not is_content:
+                    with storage_errors("a partial file", self._partials.folder):
+                        stored = stored_length(found.part)
+                    if is_locked and (stored is None or stored <= found.mark.length):
                         # Read again: until the lock was ours, its writer may have acknowledged more.
                         return self._renamed(uid, fence, found.part, found.mark, before=found)
                     self._take_mark(uid, fence, found)

@@ -9,6 +9,7 @@ only grows, and the older one is cut (docs/explanation/uploads.md).
 from __future__ import annotations
 
 import contextlib
+import math
 import mimetypes
 import re
 import secrets
@@ -34,6 +35,7 @@ from forebay.errors import (
     InvalidValue,
     LengthMismatch,
     OffsetMismatch,
+    StateError,
     UnknownUpload,
     UploadExpired,
     UploadFinished,
@@ -290,7 +292,10 @@ class Uploads:
 
     def submit(self, call: Callable[[], object]) -> Future[object]:
         """See `forebay.uploads.writing.Sessions`; so with the next ones."""
-        return self._beside.submit(call)
+        try:
+            return self._beside.submit(call)
+        except RuntimeError as error:  # it has been shut down
+            raise StateError("this Forebay is closed") from error
 
     def stays(self, writer: Writer) -> None:
         expires = self._expires(self._clock())
@@ -338,7 +343,10 @@ class Uploads:
                         continue  # its files were on the move
                     raise UploadIncomplete(row.id, missing=() if row.size is None else ((length, row.size),))
             self._cut(row.id)
-            row = self._completion.complete(row, digests=digests) or self._settled(row.id, ANYONE)
+            done = self._completion.complete(row, digests=digests)
+            if done is not None:
+                return done
+            row = self._settled(row.id, ANYONE)
         if row.sha256 is not None:
             self._check_stored(row.id, row.sha256, digests)
         return row
@@ -371,18 +379,17 @@ class Uploads:
     ) -> UploadState:
         """A complete upload of the bytes of *parts*, in that order; the parts are used up by it.
 
-        Where the file system can share blocks, nothing is copied. With the same *note* again, once the parts are
-        used up, it gives the same: the answer may have been lost. Raises `UnknownUpload`, `UploadIncomplete`,
-        `UploadMismatch`, and what `create` raises.
+        Where the file system can share blocks, nothing is copied. With the same *note* again, if that names the
+        parts, it gives the same once they are used up: the answer may have been lost. Raises `UnknownUpload`,
+        `UploadIncomplete`, `UploadMismatch`, and what `create` raises.
         """
         try:
             rows = [self._settled(part, owner) for part in parts]
         except UnknownUpload:
-            made = self._rows.noted(note, owner=owner) if note else None
-            if made is None or made.sha256 is None:
+            made = self._made_of(parts, owner, note, digests)
+            if made is None:
                 raise
-            self._check_stored(made.id, made.sha256, _checked_digests(digests))
-            return state_of(made, offset=made.size or 0)
+            return made
         if not rows or any(not row.is_partial for row in rows):
             raise InvalidValue("parts", expected="partial uploads, one or more", got=len(rows))
         rows = [self._completed(row, {}) for row in rows]
@@ -392,11 +399,28 @@ class Uploads:
         row = self._add(values | {"kind": "sequential", "is_partial": False}, credit=credit)
         try:
             done = self._completion.concatenate(row, rows)
-        except BaseException:
+        except BaseException as error:
             self._rows.remove(row.id, now=self._clock())
             self._files.forget(row.id)
-            raise
+            # Whoever asked before may still have been at it.
+            gone = isinstance(error, UploadTaken | UploadIncomplete)
+            made = self._made_of(parts, owner, note, digests) if gone else None
+            if made is None:
+                raise
+            return made
         return state_of(done, offset=size)
+
+    def _made_of(
+        self, parts: Sequence[str], owner: str | None, note: str, digests: Mapping[str, str] | None
+    ) -> UploadState | None:
+        """The upload that *parts* were made one of already, as its *note* says."""
+        if not parts or not all(part in note for part in parts):
+            return None
+        made = self._rows.noted(note, owner=owner)
+        if made is None or made.sha256 is None or (made.expires_at or math.inf) <= self._clock():
+            return None
+        self._check_stored(made.id, made.sha256, _checked_digests(digests))
+        return state_of(made, offset=made.size or 0)
 
     def ingest(
         self, source: FileSource, *, owner: str | None, file_name: str, tell: Callable[[int], None]

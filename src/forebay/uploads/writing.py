@@ -288,8 +288,7 @@ class Writer:
             self._end()
             raise
         self._partial.close()
-        # Of use for no one any more, unless it is a part of another.
-        self._sessions.ended(self, self._running if upload is None else None)
+        self._sessions.ended(self, None)
         return upload
 
     def cut(self) -> None:
