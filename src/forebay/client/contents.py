@@ -252,7 +252,16 @@ def _held(cache: ContentCache, place: Place, *, patient: bool) -> Flow[tuple[Pla
             waited, looks = True, looks + 1
             yield Wait(_LOOK_AGAIN_S)
             continue
-        if part.lone or not waited or place.sha256 is not None:
+        if place.sha256 is not None:
+            # Whoever had it may have brought it whole between the look and our turn.
+            found = yield from do(partial(cache.path, place.sha256, size_bytes=place.size_bytes))
+            if found is None:
+                return place, part
+            if part.leftover() is None:
+                part.discard()
+            part.close()
+            return place, found
+        if part.lone or not waited:
             return place, part
         # Whoever had it may have brought it whole: then its digest is known by now.
         if part.leftover() is None:
