@@ -93,6 +93,8 @@ class Fetcher:
         # Whose ticket each transfer settles, until its end is written; and tickets that wait for such an end.
         self._ticket_of: dict[Transfer, Ticket] = {}
         self._parked: list[Ticket] = []
+        # Told to end when the catalog was out of reach; what they still bring may be resumed.
+        self._failed: set[Transfer] = set()
         self._rivals = Rivals(frontier, owner)
         self._commits = Commits(store, extension_for, known=catalog.known_contents)
         self._slots = Slots(frontier, owner, max_downloads=max_downloads, max_per_host=max_per_host)
@@ -423,7 +425,10 @@ class Fetcher:
 
     def _on_ended(self, transfer: Transfer, end: End) -> None:
         if self._transfers.get(transfer.job.request_id) is not transfer:
-            if isinstance(end, Whole):  # its lease was lost: these bytes are nobody's
+            if transfer in self._failed:
+                self._failed.remove(transfer)
+                _close_files([(transfer, end)])
+            elif isinstance(end, Whole):  # its lease was lost: these bytes are nobody's
                 end.landed.partial.discard()
             self._over(transfer, LeaseLost(transfer.job.request_id))
             return
@@ -481,6 +486,7 @@ class Fetcher:
         """The catalog is out of reach: tell everyone who waits, and stop what runs."""
         assert self._shop is not None
         for transfer in list(self._transfers.values()):
+            self._failed.add(transfer)
             self._forget(transfer)
             self._shop.transport.call(transfer.cancel)
         tickets = [*self._tickets.values(), *self._ticket_of.values()]
