@@ -7,6 +7,7 @@ when it starts and ends: it begins at the first request, anew in each event loop
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import Any
 
@@ -17,7 +18,7 @@ from forebay.errors import InvalidValue, StateError
 from forebay.messages.asgi import Receive, Scope, Send
 from forebay.models import invalid_from
 from forebay.server.app import Application
-from forebay.server.worker import work_for
+from forebay.server.worker import registered, work_for
 from forebay.settings import ServerSettings, Settings
 
 
@@ -69,15 +70,20 @@ class Mounted:
             for over in [other for other in self._running if other.is_closed()]:
                 self._running.pop(over).abandon()
             if self._fetching is None:
-                self._fetching = threading.Thread(target=self._fetch, name="forebay-worker", daemon=True)
+                registration = contextlib.ExitStack()
+                registration.enter_context(registered(self._bay))  # here: the first request may be for /readyz
+                self._fetching = threading.Thread(
+                    target=self._fetch, args=[registration], name="forebay-worker", daemon=True
+                )
                 self._fetching.start()
             application = Application(self._settings, bay=self._bay)
             application.start()
             self._running[loop] = application
             return application
 
-    def _fetch(self) -> None:
-        work_for(self._bay, wait=self._enough.wait)
+    def _fetch(self, registration: contextlib.ExitStack) -> None:
+        with registration:
+            work_for(self._bay, wait=self._enough.wait)
 
     def close(self) -> None:
         """End: nothing is answered any more, and nothing fetched. The Forebay stays open."""

@@ -26,30 +26,31 @@ _TEND_EVERY_S = 30.0
 def work(settings: Settings, *, wait: Callable[[float], bool]) -> None:
     """Fetch what is due and what is asked for, until *wait* (for so many seconds) says that it is enough. Then
     what runs is suspended, to be resumed by whoever comes next."""
-    with Forebay(settings) as bay:
+    with Forebay(settings) as bay, registered(bay):
         work_for(bay, wait=wait)
 
 
 def work_for(bay: Forebay, *, wait: Callable[[float], bool]) -> None:
-    """The same for *bay*; what runs then goes on until that is closed."""
+    """The same for *bay*, which is `registered` by then; what runs at the end goes on until that is closed."""
     bay.wakeups.sweep()
     scheduler = bay.scheduler()
     watch = bay.wakeups.watch(WORKER_KEY, scheduler.poke)  # before the first look: no ask falls between
-    with _registered(bay):
-        scheduler.start()
-        while True:
-            try:
-                bay.tend()
-            except ForebayError as error:  # the catalog is out of reach for now
-                log.warning("could not tidy up: %s", error)
-            if wait(_TEND_EVERY_S):
-                break
+    scheduler.start()
+    while True:
+        try:
+            bay.tend()
+        except ForebayError as error:  # the catalog is out of reach for now
+            log.warning("could not tidy up: %s", error)
+        if wait(_TEND_EVERY_S):
+            break
     watch.close()
     scheduler.stop()
 
 
 @contextlib.contextmanager
-def _registered(bay: Forebay) -> Iterator[None]:
+def registered(bay: Forebay) -> Iterator[None]:
+    """This process is one that `is_working` for the folder. What is asked of it before it works is due in the
+    catalog when it does."""
     place = _folder(bay) / bay.owner.id
     place.parent.mkdir(mode=0o700, exist_ok=True)
     place.touch(mode=0o600)
