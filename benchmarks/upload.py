@@ -2,7 +2,8 @@
 
 Peers: nginx's DAV PUT, which neither hashes nor syncs; @tus/server (npm) and tuspyserver (PyPI), made to hash as
 ours does, the former as the bytes pass, the latter in its hook; they do not sync. curl sends the large file to all.
-Every upload is read again and compared.
+Every upload is read again and compared. The large ones are each of another content, and none is removed before its
+contest is over: a disk that gives a gigabyte back is slow for whoever syncs next.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
+import os
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +42,12 @@ _SMALL, _SMALL_BYTES, _CONNECTIONS = 1000, 10 << 10, 32
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A tus server. *files*: where it keeps what is whole, for an upload's id."""
+    """A tus server. *files*: where it keeps what is whole, for an upload's id and digest. *over*: what is done when
+    a contest is over."""
 
     url: str
-    files: Callable[[str], Path]
+    files: Callable[[str, str], Path]
+    over: contextlib.ExitStack
 
     def create(self, size: int | None, *fields: tuple[str, str]) -> str:
         """The URL of a new upload."""
@@ -53,8 +58,12 @@ class Peer:
         with urllib.request.urlopen(ask, timeout=600) as answer:
             return urllib.parse.urljoin(self.url, answer.headers["Location"])
 
-    def remove(self, url: str) -> None:
-        """Forget an upload."""
+    def check(self, url: str, digest: str) -> None:
+        """What is kept of an upload must be what was sent. It is removed when the contest is over."""
+        check(sha256_of(self.files(url.rpartition("/")[2], digest)), digest, url)
+        self.over.callback(self._remove, url)
+
+    def _remove(self, url: str) -> None:
         ask = urllib.request.Request(url, None, {"Tus-Resumable": "1.0.0"}, method="DELETE")
         with urllib.request.urlopen(ask, timeout=600):
             pass
@@ -71,29 +80,44 @@ def curl_patch(path: Path, url: str) -> list[str]:
     return ["curl", "-s", "-f", "-X", "PATCH", "-T", str(path), *(f"-H{field}" for field in fields), url]
 
 
-def patch(peer: Peer, path: Path, digest: str) -> Run:
-    """Send a file in one PATCH; what is kept of it must be the same."""
+def renewed(paths: Sequence[Path]) -> str:
+    """Make the content of *paths*, one after the other, another than it ever was; its digest."""
+    with paths[0].open("r+b") as file:
+        file.write(os.urandom(16))
+    os.sync()
+    whole = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                whole.update(block)
+    return whole.hexdigest()
+
+
+def patch(peer: Peer, path: Path) -> Run:
+    """Send a file in one PATCH."""
+    digest = renewed([path])
     url = peer.create(path.stat().st_size)
     began = time.perf_counter()
     subprocess.run(curl_patch(path, url), check=True)
     run = Run(time.perf_counter() - began)
-    check(sha256_of(peer.files(url.rpartition("/")[2])), digest, url)
-    peer.remove(url)
+    peer.check(url, digest)
     return run
 
 
-def put(url: str, path: Path, kept: Path, digest: str) -> Run:
-    """PUT a file to nginx."""
+def put(url: str, path: Path, root: Path, over: contextlib.ExitStack) -> Run:
+    """PUT a file to nginx, which keeps it below *root*."""
+    digest = renewed([path])
     began = time.perf_counter()
-    subprocess.run(["curl", "-s", "-f", "-T", str(path), "-HExpect:", url], check=True)
+    subprocess.run(["curl", "-s", "-f", "-T", str(path), "-HExpect:", f"{url}/{digest}"], check=True)
     run = Run(time.perf_counter() - began)
-    check(sha256_of(kept), digest, url)
-    kept.unlink()
+    check(sha256_of(root / digest), digest, url)
+    over.callback((root / digest).unlink)
     return run
 
 
-def patch_parts(peer: Peer, paths: list[Path], digest: str) -> Run:
+def patch_parts(peer: Peer, paths: list[Path]) -> Run:
     """Send the parts of a file at once, and have them put together."""
+    digest = renewed(paths)
     urls = [peer.create(path.stat().st_size, ("Upload-Concat", "partial")) for path in paths]
     began = time.perf_counter()
     running = [subprocess.Popen(curl_patch(path, url)) for path, url in zip(paths, urls, strict=True)]
@@ -103,8 +127,7 @@ def patch_parts(peer: Peer, paths: list[Path], digest: str) -> Run:
     final = " ".join(urllib.parse.urlsplit(url).path for url in urls)
     url = peer.create(None, ("Upload-Concat", f"final;{final}"))
     run = Run(time.perf_counter() - began)
-    check(sha256_of(peer.files(url.rpartition("/")[2])), digest, url)
-    peer.remove(url)
+    peer.check(url, digest)
     return run
 
 
@@ -131,37 +154,38 @@ async def exchange(streams: Streams, message: bytes) -> dict[bytes, bytes]:
     return fields
 
 
-async def send_small(peer: Peer, body: bytes) -> list[str]:
-    """Upload *body* so often, each with a creation and a PATCH; the uploads' ids."""
+async def send_small(peer: Peer, bodies: list[bytes]) -> list[tuple[str, bytes]]:
+    """Upload *bodies*, each with a creation and a PATCH; the uploads' ids, and what was sent for each."""
     parts = urllib.parse.urlsplit(peer.url)
     common = f"Host: {parts.netloc}\r\nTus-Resumable: 1.0.0\r\n"
-    creation = f"POST {parts.path} HTTP/1.1\r\n{common}Upload-Length: {len(body)}\r\nContent-Length: 0\r\n\r\n"
-    left, ids = iter(range(_SMALL)), []
+    creation = f"POST {parts.path} HTTP/1.1\r\n{common}Upload-Length: {_SMALL_BYTES}\r\nContent-Length: 0\r\n\r\n"
+    left, sent = iter(bodies), []
 
     async def client() -> None:
         streams = await asyncio.open_connection(parts.hostname, parts.port)
-        for _ in left:
+        for body in left:
             fields = await exchange(streams, creation.encode())
             place = urllib.parse.urlsplit(fields[b"location"].decode()).path
             head = f"PATCH {place} HTTP/1.1\r\n{common}Upload-Offset: 0\r\nContent-Length: {len(body)}\r\n"
             head += "Content-Type: application/offset+octet-stream\r\n\r\n"
             await exchange(streams, head.encode() + body)
-            ids.append(place.rpartition("/")[2])
+            sent.append((place.rpartition("/")[2], body))
         streams[1].close()
 
     await asyncio.gather(*(client() for _ in range(_CONNECTIONS)))
-    return ids
+    return sent
 
 
-def small(peer: Peer, path: Path, digest: str) -> Run:
+def small(peer: Peer) -> Run:
     """The time for all small files."""
-    body = path.read_bytes()
+    bodies = [os.urandom(_SMALL_BYTES) for _ in range(_SMALL)]
     began = time.perf_counter()
-    ids = asyncio.run(send_small(peer, body))
+    sent = asyncio.run(send_small(peer, bodies))
     run = Run(time.perf_counter() - began)
-    for uid in ids:
-        check(sha256_of(peer.files(uid)), digest, uid)
-    if len(set(ids)) != _SMALL:
+    for uid, body in sent:
+        digest = hashlib.sha256(body).hexdigest()
+        check(sha256_of(peer.files(uid, digest)), digest, uid)
+    if len({uid for uid, _ in sent}) != _SMALL:
         sys.exit("uploads are missing")
     return run
 
@@ -185,36 +209,30 @@ def main() -> None:
         ours = running.enter_context(forebay_server(folder / "ours", "--workers", str(options.workers)))
         node = running.enter_context(tus_node_server(folder / "node", tus_node_modules(folder / "modules")))
         tuspy = running.enter_context(tuspy_server(folder / "tuspy", tuspy_python(folder / "python")))
-        large, some = folder / "large", folder / "small"
-        digest, small_digest = random_file(large, options.mib << 20), random_file(some, _SMALL_BYTES)
-        kept = {digest: folder / "ours" / "data" / "content" / digest}
-        kept[small_digest] = kept[digest].with_name(small_digest)
-        peers = {
-            "@tus/server": Peer(node.url, lambda uid: folder / "node" / "data" / uid),
-            "tuspyserver": Peer(tuspy.url, lambda uid: folder / "tuspy" / "data" / uid),
-        }
+        large = folder / "large"
+        random_file(large, options.mib << 20)
+        over = running.enter_context(contextlib.ExitStack())
         tus = f"{ours.url}/v1/upload/tus/"
-        one_patch(
-            options,
-            {"forebay": Peer(tus, lambda _: kept[digest])} | peers,
-            large,
-            digest,
-            lambda: put(f"{dav}/large", large, folder / "nginx" / "large", digest),
-        )
+        peers = {
+            "forebay": Peer(tus, lambda _, digest: folder / "ours" / "data" / "content" / digest, over),
+            "@tus/server": Peer(node.url, lambda uid, _: folder / "node" / "data" / uid, over),
+            "tuspyserver": Peer(tuspy.url, lambda uid, _: folder / "tuspy" / "data" / uid, over),
+        }
+        one_patch(options, peers, large, lambda: put(dav, large, folder / "nginx", over))
+        over.close()
         memory(ours, {"@tus/server": node, "tuspyserver": tuspy})
-        in_parts(options, Peer(tus, lambda _: kept[digest]), large, digest)
-        many_small(options, {"forebay": Peer(tus, lambda _: kept[small_digest])} | peers, some, small_digest)
+        in_parts(options, peers["forebay"], large)
+        over.close()
+        many_small(options, peers)
         memory(ours, {"@tus/server": node, "tuspyserver": tuspy})
 
 
-def one_patch(
-    options: argparse.Namespace, peers: dict[str, Peer], path: Path, digest: str, to_nginx: Callable[[], Run]
-) -> None:
+def one_patch(options: argparse.Namespace, peers: dict[str, Peer], path: Path, to_nginx: Callable[[], Run]) -> None:
     """The contest of one large file in one message."""
     contest = Contest(
         f"{options.mib} MiB in one PATCH, hashed; wanted: {_NGINX_WANTED} of nginx, {_TUS_WANTED} of the others",
         options.rounds,
-        {name: (lambda peer=peer: patch(peer, path, digest)) for name, peer in peers.items()}
+        {name: (lambda peer=peer: patch(peer, path)) for name, peer in peers.items()}
         | {"nginx, DAV PUT, not hashed": to_nginx},
     )
     contest.run()
@@ -222,7 +240,7 @@ def one_patch(
     contest.report(against=others, work=options.mib, unit="MiB/s")
 
 
-def in_parts(options: argparse.Namespace, ours: Peer, path: Path, digest: str) -> None:
+def in_parts(options: argparse.Namespace, ours: Peer, path: Path) -> None:
     """The contest of one large file in parts."""
     paths = [path.with_name(f"part{number}") for number in range(_PARTS)]
     step = path.stat().st_size // _PARTS
@@ -233,20 +251,20 @@ def in_parts(options: argparse.Namespace, ours: Peer, path: Path, digest: str) -
         f"{options.mib} MiB in {_PARTS} parts at once, put together",
         options.rounds,
         {
-            f"forebay, {_PARTS} parts": lambda: patch_parts(ours, paths, digest),
-            "forebay, one PATCH": lambda: patch(ours, path, digest),
+            f"forebay, {_PARTS} parts": lambda: patch_parts(ours, paths),
+            "forebay, one PATCH": lambda: patch(ours, path),
         },
     )
     contest.run()
     contest.report(against=["forebay, one PATCH"], work=options.mib, unit="MiB/s")
 
 
-def many_small(options: argparse.Namespace, peers: dict[str, Peer], path: Path, digest: str) -> None:
+def many_small(options: argparse.Namespace, peers: dict[str, Peer]) -> None:
     """The contest of many small files."""
     contest = Contest(
         f"{_SMALL:,} uploads of {_SMALL_BYTES >> 10} KiB over {_CONNECTIONS} connections, hashed; reported",
         options.rounds,
-        {name: (lambda peer=peer: small(peer, path, digest)) for name, peer in peers.items()},
+        {name: (lambda peer=peer: small(peer)) for name, peer in peers.items()},
     )
     contest.run()
     contest.report(against=[name for name in peers if name != "forebay"], work=_SMALL, unit="/s")

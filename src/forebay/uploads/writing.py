@@ -114,7 +114,7 @@ class Writer:
             self._running = self._running.copy()
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Append *data*; the new offset. Pieces of 256 KiB to 1 MiB cost least.
+        """Append *data*; the new offset. Pieces of 1 to 4 MiB cost least.
 
         Raises `UploadTooLarge` for more than was declared or is allowed, of which nothing is taken; `UploadTaken`
         once a newer writer has the session; `StorageError`. What was taken before stays.
