@@ -18,7 +18,7 @@ from forebay.server.basin import Basin
 from forebay.server.uploading import Intake
 
 T = TypeVar("T")
-PIECE = 1 << 20
+PIECE = 4 << 20
 
 
 def body(*pieces: bytes) -> Message:
@@ -175,10 +175,10 @@ def test_a_body_that_stalls_is_given_up(bay: Forebay) -> None:
 
 
 def test_many_bodies_share_their_memory(bay: Forebay) -> None:
-    """A few have pieces of 1 MiB; a thousand have 64 MiB together, but never less than 16 KiB each."""
+    """One or two have pieces of 4 MiB; all have 16 MiB together, but none less than 16 KiB."""
     with intake_of(bay) as intake:
         sizes = []
-        for bodies in (0, 1, 32, 64, 1000, 100_000):
+        for bodies in (0, 1, 2, 4, 500, 100_000):
             intake._bodies = bodies
             sizes.append(intake.piece_bytes())
-    assert sizes == [PIECE, PIECE, PIECE, PIECE // 2, (32 << 20) // 1000, 16 << 10]
+    assert sizes == [PIECE, PIECE, PIECE, PIECE // 2, (8 << 20) // 500, 16 << 10]
