@@ -735,6 +735,21 @@ class UploadTaken(RequestError):
         return f"upload {self.uid} was taken over by a newer message; ask for its offset and go on there"
 
 
+class UploadLocked(RequestError):
+    """Another message is making the upload whole, which takes its time."""
+
+    code = "upload_locked"
+    status = 423  # as tusd says it: tus-js-client tries again later, and after a 5xx it would send all anew
+    retryable = True
+
+    def __init__(self, uid: str) -> None:
+        super().__init__(uid)
+        self.uid = uid
+
+    def __str__(self) -> str:
+        return f"upload {self.uid} is being made whole, and may still be for a while; ask again"
+
+
 class UploadVersionRefused(RequestError):
     """The message is of a version of an upload protocol that is not spoken here; nothing was done."""
 

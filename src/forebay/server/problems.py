@@ -16,6 +16,7 @@ from forebay.errors import (
     ScopeMissing,
     TokenInvalid,
     TokenMissing,
+    UploadLocked,
 )
 from forebay.messages.asgi import Field, Send
 from forebay.messages.problems import document_of, note_if_ours, problem_body
@@ -53,7 +54,7 @@ def problem_of(error: Exception) -> tuple[int, dict[str, Any]]:
 def problem_fields(error: Exception | None = None) -> list[Field]:
     """The fields of a problem document but for its length; where a token or a scope is missing, with the
     challenge (RFC 9110 section 11.6.1, RFC 6750 section 3, RFC 7617 section 2.1); of a method that is refused,
-    with those that are not (RFC 9110 section 15.5.6)."""
+    with those that are not (RFC 9110 section 15.5.6); where an upload is locked, when to ask again."""
     fields = list(_PROBLEM_FIELDS)
     match error:
         case TokenMissing():
@@ -62,6 +63,8 @@ def problem_fields(error: Exception | None = None) -> list[Field]:
             fields.append((b"www-authenticate", _challenge(', error="invalid_token"') + _BASIC))
         case MethodRefused(allowed=allowed):
             fields.append((b"allow", ", ".join(allowed).encode("ascii")))
+        case UploadLocked():
+            fields.append((b"retry-after", b"1"))
         case ScopeMissing():
             lacks = f', error="insufficient_scope", scope="{error.scope}"'
             fields.append((b"www-authenticate", _challenge(lacks)))

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from forebay.errors import UploadStalled, UploadTaken
+from forebay.errors import UploadLocked, UploadStalled, UploadTaken
 from forebay.messages.asgi import Disconnected, Receive
 from forebay.server.basin import Basin
-from forebay.uploads.sessions import Uploads
 from forebay.uploads.states import UploadState
 from forebay.uploads.writing import Writer
 
@@ -33,32 +32,49 @@ _BUDGET_BYTES = 16 << 20
 _LEAST_BYTES, _MOST_BYTES = 16 << 10, 4 << 20
 # What comes slowly is not held back for longer: whoever comes back after a cut goes on behind it.
 _HOLD_S = 0.05
+# Whoever asks for an upload that another message makes whole looks again after these, without a thread, and is told
+# to come later before a proxy would give it up (nginx: 60 s).
+_LOOK_S, _LOOK_MOST_S, _LOCKED_S = 0.02, 1.0, 50.0
 
 
 class Intake:
     """Takes the bodies of uploads in, in one event loop."""
 
     def __init__(self, basin: Basin) -> None:
-        self._bay = basin.bay
         self.settings = basin.settings
+        self.uploads = basin.bay.uploads.unwaiting()
+        """The sessions, for `run`."""
+        self._patient = basin.bay.uploads
         self._pool = ThreadPoolExecutor(_THREADS, "forebay-upload")
         self._bodies = 0
-
-    @property
-    def uploads(self) -> Uploads:
-        """The sessions."""
-        return self._bay.uploads
 
     def close(self) -> None:
         """Take nothing any more."""
         self._pool.shutdown()
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What *call* returns, called in a thread. It runs to its end even if whoever waits does not."""
-        return await asyncio.shield(self.submit(call, *args, **kwargs))
+        """What *call* returns, called in a thread. It runs to its end even if whoever waits does not. It is called
+        again as long as its upload is locked, and raises `UploadLocked` in the end."""
+
+        async def attempt() -> T:
+            return await asyncio.shield(self.submit(call, *args, **kwargs))
+
+        return await self._unlocked(attempt)
+
+    async def _unlocked(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + _LOCKED_S, _LOOK_S
+        while True:
+            try:
+                return await attempt()
+            except UploadLocked:
+                if loop.time() + pause > until:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LOOK_MOST_S)
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """The same, not waited for."""
+        """What *call* will return, called in a thread."""
         return asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args, **kwargs))
 
     async def append(
@@ -82,20 +98,23 @@ class Intake:
         stays, unless it was under a checksum.
         """
         body = _Body(uid, receive, self)
-        opening = self.submit(
-            self.uploads.writer, uid, owner=owner, offset=offset, checksum=checksum, on_cut=body.cut
+        writer = await self._unlocked(
+            lambda: self._opened(uid, owner=owner, offset=offset, checksum=checksum, on_cut=body.cut)
         )
-        try:
-            writer = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(self._drop)
-            raise
         self._bodies += 1
         try:
             rest = await self._poured(body, writer, size, is_checked=checksum is not None)
             return await self.run(self._end, writer, rest, owner, digests, is_last=is_last)
         finally:
             self._bodies -= 1
+
+    async def _opened(self, uid: str, **how: Any) -> Writer:
+        opening = self.submit(self.uploads.writer, uid, **how)
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._drop)
+            raise
 
     async def _poured(self, body: _Body, writer: Writer, size: int | None, *, is_checked: bool) -> bytes:
         """The end of *body*, all before it written; or the writer is closed."""
@@ -127,7 +146,7 @@ class Intake:
                 writer.complete(digests)
             else:
                 writer.close()
-        return replace(self.uploads.state(writer.uid, owner=owner), offset=writer.offset)
+        return replace(self._patient.state(writer.uid, owner=owner), offset=writer.offset)
 
     def piece_bytes(self) -> int:
         """How much of a body is gathered before it is written."""

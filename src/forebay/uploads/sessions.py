@@ -9,6 +9,7 @@ only grows, and the older one is cut (docs/explanation/uploads.md).
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import mimetypes
 import re
@@ -40,6 +41,7 @@ from forebay.errors import (
     UploadExpired,
     UploadFinished,
     UploadIncomplete,
+    UploadLocked,
     UploadMismatch,
     UploadTaken,
 )
@@ -116,6 +118,14 @@ class Uploads:
         self._lock = threading.Lock()
         self._beside = ThreadPoolExecutor(_BESIDES, "forebay-upload-hash")
         self._wait = threading.Event()
+        self._waits = True
+
+    def unwaiting(self) -> Uploads:
+        """These sessions for who must not wait in a thread: as long as another makes an upload whole, what asks
+        for it raises `UploadLocked`, and may be asked again."""
+        other = copy.copy(self)
+        other._waits = False
+        return other
 
     # --- sessions --------------------------------------------------------------------------------------
 
@@ -488,6 +498,8 @@ class Uploads:
             if row.state != "closing":
                 return row
             if self._completion.is_at_work(row):
+                if not self._waits:
+                    raise UploadLocked(uid)
                 self._wait.wait(_LOOK_S)
                 continue
             try:

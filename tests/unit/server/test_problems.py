@@ -28,6 +28,7 @@ from forebay.errors import (
     TokenMissing,
     UnknownRequest,
     UnknownVersion,
+    UploadLocked,
 )
 from forebay.messages.problems import problem_body
 from forebay.server.problems import problem, problem_fields, problem_of, send_problem
@@ -166,6 +167,12 @@ def test_head_has_the_fields_alone() -> None:
 def test_more_fields() -> None:
     """Whatever else a client is to know."""
     assert (b"retry-after", b"5") in sent(UnknownRequest("x"), fields=[(b"retry-after", b"5")])[1]
+
+
+def test_a_locked_upload_is_asked_for_again() -> None:
+    """As tusd says it, so that its clients try again instead of sending everything anew."""
+    status, fields, _ = sent(UploadLocked("0" * 32))
+    assert (status, dict(fields)[b"retry-after"]) == (423, b"1")
 
 
 def test_a_method_that_is_refused_is_told_which_are_not() -> None:

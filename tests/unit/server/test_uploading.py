@@ -12,8 +12,9 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from forebay import Forebay
-from forebay.errors import ChecksumMismatch, UploadStalled, UploadTaken, UploadTooLarge
+from forebay.errors import ChecksumMismatch, UploadLocked, UploadStalled, UploadTaken, UploadTooLarge
 from forebay.messages.asgi import Disconnected, Message
+from forebay.server import uploading
 from forebay.server.basin import Basin
 from forebay.server.uploading import Intake
 
@@ -182,3 +183,36 @@ def test_many_bodies_share_their_memory(bay: Forebay) -> None:
             intake._bodies = bodies
             sizes.append(intake.piece_bytes())
     assert sizes == [PIECE, PIECE, PIECE, PIECE // 2, (8 << 20) // 500, 16 << 10]
+
+
+def test_who_waits_for_a_long_completion_holds_no_thread(bay: Forebay) -> None:
+    """More ask for what is being made whole than there are threads: others are served, and they are when it is over."""
+    uid = bay.uploads.create(owner=None, size=2).uid
+
+    async def send() -> list[int]:
+        with intake_of(bay) as intake:
+            with bay.uploads._completion._having(uid):
+                asking = [asyncio.create_task(intake.run(intake.uploads.state, uid, owner=None)) for _ in range(50)]
+                other = await intake.run(intake.uploads.create, owner=None, size=1)
+                state = await intake.append(Client(body(b"x"), LAST), other.uid, owner=None, offset=0)
+                assert state.is_complete
+                assert not any(task.done() for task in asking)
+            appended = await intake.append(Client(body(b"a"), LAST), uid, owner=None, offset=0)
+            return [appended.offset, *{state.size for state in await asyncio.gather(*asking)}]
+
+    assert run(send) == [1, 2]
+
+
+def test_a_completion_that_takes_too_long_is_told(bay: Forebay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before whoever is between a client and us gives it up; neither asking nor appending waits for ever."""
+    monkeypatch.setattr(uploading, "_LOCKED_S", 0.0)
+    uid = bay.uploads.create(owner=None, size=2).uid
+
+    async def send() -> None:
+        with intake_of(bay) as intake, bay.uploads._completion._having(uid):
+            with pytest.raises(UploadLocked, match="made whole"):
+                await intake.run(intake.uploads.state, uid, owner=None)
+            with pytest.raises(UploadLocked):
+                await intake.append(Client(body(b"a"), LAST), uid, owner=None, offset=0)
+
+    run(send)
