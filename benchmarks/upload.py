@@ -3,7 +3,7 @@
 Peers: nginx's DAV PUT, which neither hashes nor syncs; @tus/server (npm) and tuspyserver (PyPI), made to hash as
 ours does, the former as the bytes pass, the latter in its hook; they do not sync. curl sends the large file to all.
 Every upload is read again and compared. The large ones are each of another content, and none is removed before its
-contest is over: a disk that gives a gigabyte back is slow for whoever syncs next.
+contest is over: a disk that gives a gigabyte back is slow for whoever syncs next. That takes 4 GiB of disk a round.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from forebay.client.exchange import Answer, Call, Content, Flow, ask, good, send
+from forebay.client.exchange import Answer, Call, Content, Flow, Wait, ask, good, send
 from forebay.client.fetching import Patience
 from forebay.core.fields import format_digest
-from forebay.errors import ForebayError, ServerAnswerInvalid, ServerUnreachable
+from forebay.errors import ForebayError, ServerAnswerInvalid, ServerUnreachable, UploadLocked
 from forebay.reports import Sending
 from forebay.sources import FileSource, RunningDigest
 
@@ -20,6 +20,7 @@ VERSION = ("Tus-Resumable", "1.0.0")
 OFFSET_STREAM = ("Content-Type", "application/offset+octet-stream")
 LONG_S = 3600.0
 """A disk may have a lot to write, and a file be put together of its parts, before there is an answer."""
+_LOCKED_S = 1.0
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -166,7 +167,9 @@ def create(progress: Progressing, fields: Pairs, *, content: Content | None = No
 def offset_of(uid: str, progress: Progressing) -> Flow[int]:
     """How many bytes the server has of an upload. Raises `Gone`."""
     call = Call("HEAD", place(uid), fields=(VERSION,), patience_s=LONG_S)
-    answer = yield from send(call)
+    while (answer := (yield from send(call))).status == UploadLocked.status:
+        progress.contacted = True
+        yield Wait(_LOCKED_S)  # somebody makes it whole, which comes to an end
     if answer.status in (404, 410):  # without a body, that is all it says
         raise Gone
     offset = _number(good(call, answer), "Upload-Offset")

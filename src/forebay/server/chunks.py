@@ -101,12 +101,11 @@ class Chunks:
             decode = await self._decoder(scope, fields, body)
             message = IncomingMessage.from_asgi(scope, replayed(body))
             try:
-                return await self.intake.run(self._handle, message, decode, body, granted.owner)
+                chunk = await self.intake.run(decode, body)  # once: the files of a form can be read once
+                take = self.intake.uploads.handle_chunk_request
+                return (await self.intake.run(take, message, chunk, owner=granted.owner)).uploadUid
             finally:
                 message.close()
-
-    def _handle(self, message: IncomingMessage, decode: Decode, body: bytes, owner: str | None) -> str:
-        return self.intake.uploads.handle_chunk_request(message, decode(body), owner=owner).uploadUid
 
     async def _decoder(self, scope: Scope, fields: Fields, body: bytes) -> Decode:
         """What makes a chunk of the body. With a query, which has the other fields then, it is the content,

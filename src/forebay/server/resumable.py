@@ -182,7 +182,7 @@ class _Exchange:
             except BaseException:
                 # Its place would have been told by the answer: nobody can go on with it.
                 with contextlib.suppress(ForebayError):
-                    await self._intake.run(self._uploads.cancel, state.uid, owner=self._owner)
+                    await self._intake.forget(state.uid, owner=self._owner)
                 raise
         await self._send_state(201, state, (("Location", self._place(state.uid)),))
 
@@ -382,8 +382,8 @@ class _Exchange:
         """Where the upload goes on after *error*; None when there is none any more."""
         if isinstance(error, OffsetMismatch):
             return error.expected
-        with contextlib.suppress(ForebayError):
-            return (await self._state()).offset
+        with contextlib.suppress(ForebayError):  # at once: what has failed has waited already
+            return (await self._intake.submit(self._uploads.state, self._session(), owner=self._owner)).offset
         return None
 
 

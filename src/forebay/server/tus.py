@@ -189,7 +189,7 @@ class _Exchange:
                 self._receive, state.uid, owner=self._owner, offset=0, checksum=checksum
             )
         except BaseException:
-            await self._intake.run(self._uploads.cancel, state.uid, owner=self._owner)
+            await self._intake.forget(state.uid, owner=self._owner)
             raise
 
     async def _head(self, uid: str) -> None:

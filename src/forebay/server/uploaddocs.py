@@ -19,6 +19,7 @@ _MEANINGS = {
     413: "Larger than an upload may be, or than all of one owner together.",
     415: "Not of the media type that is wanted, or coded.",
     422: "Not the bytes that a digest was given of.",
+    423: "Another message makes it whole; ask again after a while.",
     429: "As many uploads are open as may be.",
     503: "Too many chunks are on their way in.",
 }

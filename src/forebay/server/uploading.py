@@ -47,14 +47,16 @@ class Intake:
         self._patient = basin.bay.uploads
         self._pool = ThreadPoolExecutor(_THREADS, "forebay-upload")
         self._bodies = 0
+        self._is_closed = False
 
     def close(self) -> None:
         """Take nothing any more."""
+        self._is_closed = True
         self._pool.shutdown()
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What *call* returns, called in a thread. It runs to its end even if whoever waits does not. It is called
-        again as long as its upload is locked, and raises `UploadLocked` in the end."""
+        """What *call* returns, called in a thread, again while its upload is locked; each call runs to its
+        end even if whoever waits does not. Raises `UploadLocked` when that takes too long."""
 
         async def attempt() -> T:
             return await asyncio.shield(self.submit(call, *args, **kwargs))
@@ -70,12 +72,18 @@ class Intake:
             except UploadLocked:
                 if loop.time() + pause > until:
                     raise
-            await asyncio.sleep(pause)
+                await asyncio.sleep(pause)
+                if self._is_closed:
+                    raise
             pause = min(2 * pause, _LOOK_MOST_S)
 
     def submit(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """What *call* will return, called in a thread."""
         return asyncio.get_running_loop().run_in_executor(self._pool, partial(call, *args, **kwargs))
+
+    async def forget(self, uid: str, *, owner: str | None) -> None:
+        """Cancel an upload of which nobody was told, to the end of that, whoever waits."""
+        await asyncio.shield(self.submit(self._patient.cancel, uid, owner=owner))
 
     async def append(
         self,
