@@ -76,11 +76,11 @@ class Completion:
             return self._sequential(row, partial, running)
 
     def complete(self, row: UploadRow, *, digests: Mapping[str, str]) -> UploadRow | None:
-        """Complete an upload that nobody writes; None when somebody else was at it, and looking again is in order.
-        Raises `UploadIncomplete`, `UploadMismatch`."""
+        """Complete an upload that nobody writes. None when somebody else was at it after *row* was read: then look
+        again. Raises `UploadIncomplete`, `UploadMismatch`."""
         dead = row.closer if row.state == "closing" else None
         try:
-            with self._having(row.id, dead=dead, digests=digests, durable=True) as mine:
+            with self._having(row.id, fence=row.fence, dead=dead, digests=digests, durable=True) as mine:
                 if mine.kind == "chunks":
                     return self._chunks(mine)
                 partial = self._folder.take_over(

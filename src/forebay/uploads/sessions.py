@@ -240,10 +240,7 @@ class Uploads:
         """
         if checksum is not None:
             checksum = _checked_digest(*checksum, known=hashing.CHECKSUM_NAMES)
-        row = self._settled(uid, owner)
-        if row.kind != "sequential":
-            raise ChunkInvalid("uid", expected="an upload whose bytes come in order", got=uid)
-        writer = self._writer(row, on_cut=on_cut)
+        writer = self._taken_over(uid, owner, on_cut)
         if offset is not None and offset != writer.offset:
             expected = writer.offset
             writer.close()
@@ -251,6 +248,17 @@ class Uploads:
         if checksum is not None:
             writer.expect(*checksum)
         return writer
+
+    def _taken_over(self, uid: str, owner: str | None, on_cut: Cut | None) -> Writer:
+        while True:
+            row = self._settled(uid, owner)
+            if row.kind != "sequential":
+                raise ChunkInvalid("uid", expected="an upload whose bytes come in order", got=uid)
+            try:
+                return self._writer(row, on_cut=on_cut)
+            except UploadFinished:
+                if row.state == "complete":
+                    raise  # else somebody had just begun to make it whole: it may be open again
 
     def _writer(self, row: UploadRow, *, on_cut: Cut | None) -> Writer:
         partial: PartialFile | None = None

@@ -197,6 +197,7 @@ def test_who_waits_for_a_long_completion_holds_no_thread(bay: Forebay) -> None:
                 state = await intake.append(Client(body(b"x"), LAST), other.uid, owner=None, offset=0)
                 assert state.is_complete
                 assert not any(task.done() for task in asking)
+            # All of them do what whoever held it did not; that keeps nobody from going on with it.
             appended = await intake.append(Client(body(b"a"), LAST), uid, owner=None, offset=0)
             return [appended.offset, *{state.size for state in await asyncio.gather(*asking)}]
 

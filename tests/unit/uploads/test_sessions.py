@@ -807,3 +807,16 @@ def test_what_does_not_match_is_there_all_the_same(bay: Forebay) -> None:
         with pytest.raises(UploadMismatch):
             writer.complete()
     assert bay.uploads.state(uid, owner=None).offset == 3
+
+
+def test_what_a_dead_process_began_is_done_once(bay: Forebay) -> None:
+    """Several look for it at once; the last one must not take an upload from who goes on with it by then."""
+    uploads = bay.uploads
+    uid = uploads.create(owner=None, size=2).uid
+    with uploads._completion._having(uid):
+        seen = uploads._seen(uid, None)  # what each of them sees; and then its holder is gone
+    assert uploads.state(uid, owner=None).offset == 0
+    with uploads.writer(uid, owner=None) as writer:
+        assert uploads._completion.complete(seen, digests={}) is None
+        writer.write(b"a")
+        assert writer.close() == 1
