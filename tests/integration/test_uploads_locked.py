@@ -16,8 +16,8 @@ IETF = {"Upload-Draft-Interop-Version": "8", "Upload-Offset": "0", "Upload-Compl
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks again twice, and then no more."""
-    monkeypatch.setattr(uploading, "_LOCKED_S", 0.1)
+    """Looks again a few times, and then no more."""
+    monkeypatch.setattr(uploading, "_LOCKED_S", 0.5)
 
 
 def ask(bay: Forebay, method: str, path: str, **more: object) -> httpx.Response:
